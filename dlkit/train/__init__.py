@@ -1,0 +1,14 @@
+"""Training: a recipe is a value, the stream is a pure function, and work survives a kill."""
+
+from dlkit.train import schedules
+from dlkit.train._fit import DivergedError, Interrupted, Result, evaluate, fit
+from dlkit.train._run_dir import Run, load_run
+from dlkit.train.recipe import Recipe
+from dlkit.train.recipes import RECIPES
+from dlkit.train.resume import DamagedCheckpointWarning
+
+__all__ = [
+    "Recipe", "RECIPES", "fit", "evaluate", "load_run",
+    "Result", "Run", "schedules",
+    "DivergedError", "Interrupted", "DamagedCheckpointWarning",
+]  # fmt: skip

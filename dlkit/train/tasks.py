@@ -1,0 +1,87 @@
+"""What follows from a recipe's task: the loss, the metrics, and what a model's output must look like."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from dlkit._errors import InputError
+
+
+def loss(task: str, model: Any, label_smoothing: float = 0.0) -> keras.losses.Loss:
+    """Returns the loss of `task`; cross-entropy asks the model whether it gives logits or probabilities."""
+    if task == "classification":
+        return keras.losses.CategoricalCrossentropy(from_logits=not gives_probabilities(model), label_smoothing=label_smoothing)  # fmt: skip
+    return keras.losses.MeanSquaredError()
+
+
+def metrics(task: str) -> list[Any]:
+    """Returns fresh Keras metrics of `task` for the training steps."""
+    if task == "classification":
+        return [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    return [keras.metrics.MeanAbsoluteError(name="mae")]
+
+
+def score(task: str, outputs: np.ndarray, targets: np.ndarray, probabilities: bool) -> dict[str, float]:
+    """Computes the final metrics in float64 over all items at once.
+
+    Classification: mean cross-entropy `loss`, `accuracy` and, above five classes, `top5_accuracy`. Regression and box:
+    mean squared error `loss` and `mae`; box adds `iou`, the mean intersection over union.
+    """
+    outputs, targets = outputs.astype(np.float64), targets.astype(np.float64)
+    if task != "classification":
+        error = outputs - targets.reshape(outputs.shape)
+        values = {"loss": float(np.mean(error**2)), "mae": float(np.mean(np.abs(error)))}
+        return values | ({"iou": float(np.mean(iou(outputs, targets)))} if task == "box" else {})
+    if probabilities:
+        logs = np.log(np.clip(outputs, 1e-12, 1.0))
+    else:
+        shifted = outputs - outputs.max(axis=-1, keepdims=True)
+        logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    truth = targets.argmax(axis=-1)
+    values = {
+        "loss": float(-np.mean(np.sum(targets * logs, axis=-1))),
+        "accuracy": float(np.mean(outputs.argmax(axis=-1) == truth)),
+    }
+    if outputs.shape[-1] > 5:
+        better = (outputs > np.take_along_axis(outputs, truth[:, None], axis=-1)).sum(axis=-1)
+        values["top5_accuracy"] = float(np.mean(better < 5))
+    return values
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (x, y, width, height), row by row.
+
+    >>> iou(np.array([[0, 0, 2, 2.0]]), np.array([[1, 0, 2, 2.0]]))
+    array([0.33333333])
+    """
+    low = np.maximum(a[:, :2], b[:, :2])
+    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    both = np.prod(np.clip(high - low, 0, None), axis=-1)
+    either = np.prod(np.clip(a[:, 2:], 0, None), axis=-1) + np.prod(np.clip(b[:, 2:], 0, None), axis=-1) - both
+    return both / np.maximum(either, 1e-12)
+
+
+def gives_probabilities(model: Any) -> bool:
+    """Tells whether the model ends in a softmax or sigmoid rather than in logits."""
+    activation = getattr(model.layers[-1], "activation", None) if getattr(model, "layers", None) else None
+    return getattr(activation, "__name__", "") in ("softmax", "sigmoid") or isinstance(model.layers[-1], keras.layers.Softmax)  # fmt: skip
+
+
+def check(model: Any, task: str, source: Any, preprocess: Any) -> None:
+    """Refuses a model whose input or output does not fit the data, before anything is written.
+
+    Raises:
+        InputError: what the model takes or gives, what the data has, and the argument that makes them agree.
+    """
+    shape = tuple(preprocess.input_shape)
+    takes = tuple(model.input_shape[1:])
+    if len(takes) != len(shape) or any(a not in (None, b) for a, b in zip(takes, shape, strict=True)):
+        raise InputError(f"the model takes inputs of shape {takes}, preprocess yields {shape}: build the model with input_shape={shape}")  # fmt: skip
+    if task != source.task:
+        raise InputError(f"the recipe's task is {task!r}, {source.name!r} is a source for {source.task!r}: set task={source.task!r} in the recipe")  # fmt: skip
+    outputs = model.output_shape[-1]
+    if task == "classification" and outputs != len(source.classes):
+        raise InputError(f"the model has {outputs} outputs, {source.name!r} has {len(source.classes)} classes: build the model with classes={len(source.classes)}")  # fmt: skip
+    if task == "box" and outputs != 4:
+        raise InputError(f"a box is x, y, width, height: the model must have 4 outputs, it has {outputs}")
