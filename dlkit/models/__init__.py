@@ -1,0 +1,25 @@
+"""The founding architectures, exact and with every part exchangeable by name.
+
+>>> from dlkit import models
+>>> model = models.resnet_cifar(20, norm="group", activation="swish")
+>>> model.output_shape
+(None, 10)
+"""
+
+from dlkit.models._alexnet import alexnet
+from dlkit.models._blocks import SmallMapWarning
+from dlkit.models._cnn import cnn
+from dlkit.models._mlp import mlp
+from dlkit.models._registry import create, names
+from dlkit.models._resnet import resnet, resnet18, resnet34, resnet50, resnet101, resnet152
+from dlkit.models._resnet_cifar import resnet_cifar
+from dlkit.models._vgg import vgg, vgg11, vgg13, vgg16, vgg19
+
+__all__ = [
+    "mlp", "cnn", "alexnet",
+    "vgg", "vgg11", "vgg13", "vgg16", "vgg19",
+    "resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnet_cifar",
+    "create", "names",
+    "SmallMapWarning",
+]  # fmt: skip
