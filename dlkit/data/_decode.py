@@ -1,0 +1,217 @@
+"""Encoded pictures to pixels, in pure TensorFlow: the same function for the pipeline and an exported graph."""
+
+from typing import Any
+
+import tensorflow as tf
+
+PIXEL_LIMIT = 100_000_000  # a bomb declares more than any photograph has; 100 megapixels are 300 MB of RGB
+
+_JPEG, _PNG, _GIF, _BMP, _WEBP, _OTHER = range(6)
+
+
+def kind(content: Any) -> Any:
+    """Returns the format of an encoded picture from its first bytes: an int32 scalar, 5 for anything else."""
+    head = tf.strings.substr(content, 0, 12)
+    tests = (
+        tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff",
+        tf.strings.substr(head, 0, 8) == b"\x89PNG\r\n\x1a\n",
+        tf.strings.substr(head, 0, 4) == b"GIF8",
+        tf.strings.substr(head, 0, 2) == b"BM",
+        (tf.strings.substr(head, 0, 4) == b"RIFF") & (tf.strings.substr(head, 8, 4) == b"WEBP"),
+        tf.constant(True),
+    )
+    return tf.argmax(tf.stack(tests), output_type=tf.int32)
+
+
+def _byte_values(content: Any, start: Any, count: Any) -> Any:
+    """Returns `count` bytes from `start` as int32, fewer where the content ends (never an error)."""
+    length = tf.strings.length(content)
+    start = tf.clip_by_value(start, 0, length)
+    piece = tf.strings.substr(content, start, tf.minimum(count, length - start))
+    return tf.cast(tf.io.decode_raw(piece, tf.uint8), tf.int32)
+
+
+def _number(values: Any, big: Any) -> Any:
+    """Returns an unsigned number from its bytes, 0 where there are none."""
+    values = tf.cond(big, lambda: tf.reverse(values, [0]), lambda: values)
+    return tf.reduce_sum(tf.bitwise.left_shift(values, 8 * tf.range(tf.size(values))))
+
+
+def _exif_start(content: Any) -> Any:
+    """Returns where the TIFF header of a JPEG's EXIF block begins, -1 without one."""
+
+    def unfinished(at: Any, found: Any) -> Any:
+        head = _byte_values(content, at, 2)
+        is_segment = tf.cond(
+            tf.size(head) == 2,
+            lambda: (head[0] == 0xFF) & (((head[1] >= 0xE0) & (head[1] <= 0xEF)) | (head[1] == 0xFE)),
+            lambda: tf.constant(False),
+        )
+        return is_segment & (found < 0)
+
+    def step(at: Any, found: Any) -> Any:
+        exif = tf.strings.substr(content, at, tf.minimum(10, tf.strings.length(content) - at))
+        is_exif = tf.strings.substr(exif, tf.minimum(4, tf.strings.length(exif)), 4) == b"Exif"
+        length = _number(_byte_values(content, at + 2, 2), tf.constant(True))
+        return at + 2 + tf.maximum(length, 2), tf.where(is_exif, at + 10, found)
+
+    return tf.while_loop(unfinished, step, (tf.constant(2), tf.constant(-1)), maximum_iterations=64)[1]
+
+
+def _orientation_at(content: Any, start: Any) -> Any:
+    """Returns tag 0x0112 of the first directory of the TIFF block at `start`, 1 where it is missing or odd."""
+    big = tf.strings.substr(content, start, 2) == b"MM"
+    directory = start + _number(_byte_values(content, start + 4, 4), big)
+    directory = tf.clip_by_value(directory, 0, tf.strings.length(content))
+    count = tf.clip_by_value(_number(_byte_values(content, directory, 2), big), 0, 512)
+    table = _byte_values(content, directory + 2, 12 * count)
+    rows = tf.size(table) // 12
+    table = tf.reshape(table[: 12 * rows], [rows, 12])
+    high, low = tf.cond(big, lambda: (0, 1), lambda: (1, 0))
+    tag = tf.gather(table, high, axis=1) * 256 + tf.gather(table, low, axis=1)
+    value = tf.gather(table, 8 + high, axis=1) * 256 + tf.gather(table, 8 + low, axis=1)
+    found = tf.boolean_mask(value, tag == 0x0112)
+    found = tf.concat([found, [1]], 0)[0]
+    return tf.where((found >= 1) & (found <= 8), found, 1)
+
+
+def orientation(content: Any) -> Any:
+    """Returns the EXIF orientation of a JPEG, 1..8, how to turn the stored picture upright; 1 where none is given.
+
+    Reference: CIPA DC-008 "Exif 2.32", 4.6.4, tag 274.
+    """
+    start = _exif_start(content)
+    readable = (start > 0) & (start + 14 < tf.strings.length(content))
+    return tf.cond(readable, lambda: _orientation_at(content, start), lambda: tf.constant(1))
+
+
+def upright(image: Any, turn: Any) -> Any:
+    """Returns the picture (H, W, C) as EXIF orientation `turn` wants it shown."""
+    image = tf.cond(turn >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    left_right = (turn == 2) | (turn == 3) | (turn == 6) | (turn == 7)
+    image = tf.cond(left_right, lambda: tf.reverse(image, [1]), lambda: image)
+    up_down = (turn == 3) | (turn == 4) | (turn == 7) | (turn == 8)
+    return tf.cond(up_down, lambda: tf.reverse(image, [0]), lambda: image)
+
+
+def _turned(image: Any, turn: Any) -> Any:
+    return tf.cond(turn > 1, lambda: upright(image, turn), lambda: image)
+
+
+def over_white(image: Any) -> Any:
+    """Returns RGB (H, W, 3) from RGBA (H, W, 4): alpha blended over white; opaque pictures keep every value."""
+
+    def blend() -> Any:
+        wide = tf.cast(image, tf.int32)
+        alpha = wide[..., 3:]
+        return tf.cast((wide[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+
+    return tf.cond(tf.reduce_all(image[..., 3] == 255), lambda: image[..., :3], blend)
+
+
+def grey(image: Any) -> Any:
+    """Returns luma (..., 1) of an RGB uint8 picture, BT.601: (19595 R + 38470 G + 7471 B + 32768) / 65536."""
+    wide = tf.cast(image, tf.int32)
+    luma = 19595 * wide[..., 0:1] + 38470 * wide[..., 1:2] + 7471 * wide[..., 2:3] + 32768
+    return tf.cast(tf.bitwise.right_shift(luma, 16), tf.uint8)
+
+
+def _rgb_or_grey(image: Any) -> Any:
+    """Returns RGB from what a BMP holds: grey repeated; a fourth byte, which writers leave undefined, dropped."""
+    channels = tf.shape(image)[2]
+    return tf.cond(channels < 3, lambda: tf.repeat(image[..., :1], 3, axis=2), lambda: image[..., :3])
+
+
+def declared(content: Any, which: Any) -> Any:
+    """Returns the height and width that the header declares, int32 (2,); zeros where it is cut short."""
+
+    def fields(start: int, width: int, big: bool, swap: bool = True) -> Any:
+        def read() -> Any:
+            first = _number(_byte_values(content, start, width), tf.constant(big))
+            second = _number(_byte_values(content, start + width, width), tf.constant(big))
+            return tf.stack([second, first] if swap else [first, second])
+
+        return read
+
+    def bmp() -> Any:
+        return tf.abs(fields(18, 4, False)())
+
+    def webp() -> Any:
+        chunk = tf.strings.substr(content, tf.minimum(12, tf.strings.length(content)), 4)
+
+        def extended() -> Any:
+            first = _number(_byte_values(content, 24, 3), tf.constant(False))
+            second = _number(_byte_values(content, 27, 3), tf.constant(False))
+            return tf.stack([second + 1, first + 1])
+
+        def lossless() -> Any:
+            packed = _number(_byte_values(content, 21, 4), tf.constant(False))
+            return tf.stack([(tf.bitwise.right_shift(packed, 14) & 0x3FFF) + 1, (packed & 0x3FFF) + 1])
+
+        def lossy() -> Any:
+            return tf.bitwise.bitwise_and(fields(26, 2, False)(), 0x3FFF)
+
+        return tf.cond(chunk == b"VP8X", extended, lambda: tf.cond(chunk == b"VP8L", lossless, lossy))
+
+    def jpeg() -> Any:
+        return tf.image.extract_jpeg_shape(content)[:2]
+
+    def nothing() -> Any:
+        return tf.zeros([2], tf.int32)
+
+    return tf.switch_case(which, [jpeg, fields(16, 4, True), fields(6, 2, False), bmp, webp, nothing])
+
+
+def check_size(content: Any, which: Any) -> Any:
+    """Returns `content`, or fails in the graph where its header declares more than `PIXEL_LIMIT` pixels."""
+    size = tf.cast(declared(content, which), tf.float32)
+    message = f"the picture declares more than {PIXEL_LIMIT} pixels: refused before it is decoded; height and width"
+    with tf.control_dependencies([tf.debugging.Assert(size[0] * size[1] <= PIXEL_LIMIT, [message, size])]):
+        return tf.identity(content)
+
+
+def decode(content: Any, channels: int) -> Any:
+    """Returns the picture that an encoded string holds, upright, at its own size.
+
+    JPEG is decoded by libjpeg's integer DCT (equal to Pillow to the last bit); 16-bit PNG keeps the high byte; CMYK
+    becomes RGB; of an animation the first frame is taken; transparent pixels are blended over white unless `channels`
+    is 4.
+
+    Args:
+        content: string scalar.
+        channels: 1 (luma), 3 (RGB) or 4 (RGBA).
+
+    Returns:
+        uint8 (H, W, channels).
+
+    Raises:
+        tf.errors.InvalidArgumentError: in the graph, for anything that is not such a picture, or one beyond
+        `PIXEL_LIMIT`.
+    """
+    which = kind(content)
+    content = check_size(content, which)
+
+    def jpeg() -> Any:
+        image = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
+        return with_alpha(_turned(image, orientation(content)))
+
+    def png() -> Any:
+        image = tf.io.decode_png(content, channels=4)
+        return image if channels == 4 else over_white(image)
+
+    def webp() -> Any:
+        image = tf.raw_ops.DecodeWebP(contents=content, channels=4)[0]
+        return image if channels == 4 else over_white(image)
+
+    def bmp() -> Any:
+        return with_alpha(_rgb_or_grey(tf.io.decode_bmp(content)))
+
+    def other() -> Any:  # GIF, and the error message for everything else
+        return with_alpha(tf.io.decode_image(content, channels=3, expand_animations=False))
+
+    def with_alpha(image: Any) -> Any:
+        return tf.pad(image, [[0, 0], [0, 0], [0, 1]], constant_values=255) if channels == 4 else image
+
+    image = tf.switch_case(which, [jpeg, png, other, bmp, webp, other])
+    image.set_shape([None, None, 4 if channels == 4 else 3])
+    return grey(image) if channels == 1 else image

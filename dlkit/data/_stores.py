@@ -1,0 +1,122 @@
+"""Where inputs lie: arrays, files or encoded strings, each readable by row inside a graph."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+
+class Store(Protocol):
+    """Inputs by row. `encoded` says whether `take` gives strings that still need the decoder."""
+
+    encoded: bool
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """A name of each row that does not depend on its position."""
+
+    def sizes(self, rows: np.ndarray) -> list[int]:
+        """The bytes of each row, for the fingerprint."""
+
+    def take(self, rows: Any) -> Any:
+        """Reads rows inside a graph; `rows` is an int64 vector."""
+
+
+class Arrays:
+    """Rows of one array in memory: uint8 pictures (n, H, W, C) or a float32 table (n, d)."""
+
+    encoded = False
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = np.ascontiguousarray(values)
+
+    @functools.cached_property
+    def identities(self) -> list[str]:
+        """Digests of the content."""
+        return [hashlib.blake2b(row.tobytes(), digest_size=12).hexdigest() for row in self.values]
+
+    def sizes(self, rows: np.ndarray) -> list[int]:
+        """The bytes of each row."""
+        return [self.values[0].nbytes] * len(rows)
+
+    @functools.cached_property
+    def _tensor(self) -> Any:
+        with tf.init_scope():
+            return tf.constant(self.values)
+
+    def take(self, rows: Any) -> Any:
+        """Returns rows of the array."""
+        return tf.gather(self._tensor, rows)
+
+
+class Files:
+    """Encoded pictures in files, read when they are needed."""
+
+    encoded = True
+
+    def __init__(self, paths: Sequence[str], identities: Sequence[str]) -> None:
+        self.paths, self.identities = list(paths), list(identities)
+
+    def sizes(self, rows: np.ndarray) -> list[int]:
+        """The bytes of each file; -1 for one that has gone."""
+        return [_size(self.paths[row]) for row in rows]
+
+    @functools.cached_property
+    def _tensor(self) -> Any:
+        with tf.init_scope():
+            return tf.constant([os.fsencode(path) for path in self.paths], tf.string)
+
+    def take(self, rows: Any) -> Any:
+        """Returns the content of files."""
+        paths = tf.gather(self._tensor, rows)
+        return tf.map_fn(tf.io.read_file, paths, fn_output_signature=tf.string)
+
+    def content(self, row: int) -> bytes:
+        """Returns one file's bytes."""
+        return Path(self.paths[row]).read_bytes()
+
+
+class Strings:
+    """Encoded pictures kept in memory as they came."""
+
+    encoded = True
+
+    def __init__(self, contents: Sequence[bytes], identities: Sequence[str] | None = None) -> None:
+        self.contents = list(contents)
+        self._names = identities
+
+    @functools.cached_property
+    def identities(self) -> list[str]:
+        """The names given, or digests of the content."""
+        if self._names is not None:
+            return list(self._names)
+        return [hashlib.blake2b(content, digest_size=12).hexdigest() for content in self.contents]
+
+    def sizes(self, rows: np.ndarray) -> list[int]:
+        """The bytes of each string."""
+        return [len(self.contents[row]) for row in rows]
+
+    @functools.cached_property
+    def _tensor(self) -> Any:
+        with tf.init_scope():
+            return tf.constant(self.contents, tf.string)
+
+    def take(self, rows: Any) -> Any:
+        """Returns encoded strings."""
+        return tf.gather(self._tensor, rows)
+
+    def content(self, row: int) -> bytes:
+        """Returns one string."""
+        return self.contents[row]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1

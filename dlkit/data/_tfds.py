@@ -1,0 +1,143 @@
+"""Sources of tensorflow-datasets; prepared ones and own builders work offline."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlkit._errors import InputError, unknown
+from dlkit.data._stores import Arrays, Strings
+from dlkit.data.sources import Source
+
+BUILTIN = ("digits",)
+
+
+def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> tuple[Source, Source]:
+    """Returns the (train, test) sources of a data set that ships with dlkit: "digits".
+
+    Prepared on first use, offline, into the folder of tensorflow-datasets.
+
+    Args:
+        name: "digits", 1,797 handwritten digits of 8x8 pixels.
+        data_dir: where to keep it; default: the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in BUILTIN:
+        raise unknown("data set", name, BUILTIN)
+    return from_tfds(name, "train", data_dir=data_dir), from_tfds(name, "test", data_dir=data_dir)
+
+
+def from_tfds(
+    name: Any,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Source:
+    """Returns the source of one split of a data set of tensorflow-datasets.
+
+    Args:
+        name: a registered name such as "cifar10" or "digits", a folder that holds a prepared data set, or a builder
+            (your own `GeneratorBasedBuilder`, `tfds.ImageFolder(path)`).
+        split: "train", "test", or a slice such as "train[:10%]".
+        data_dir: where prepared data lie; default: the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Raises:
+        InputError: an unknown name or split, a data set that is not prepared, features that are neither a picture nor
+            numbers.
+    """
+    builder = _builder(name, data_dir)
+    if split.split("[")[0] not in builder.info.splits and "+" not in split:
+        raise unknown(f"split of {builder.info.name}", split, builder.info.splits)
+    return _read(builder, split)
+
+
+def _builder(name: Any, data_dir: Any) -> Any:
+    os.environ.setdefault(
+        "NO_GCE_CHECK", "true"
+    )  # without it a machine with no network waits minutes for a metadata server
+    import tensorflow_datasets as tfds
+
+    folder = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR)
+    if isinstance(name, tfds.core.DatasetBuilder):
+        return name
+    if str(name) in BUILTIN:
+        return _builtin(str(name), folder)
+    if Path(name).is_dir():
+        return tfds.builder_from_directory(str(name))
+    try:
+        builder = tfds.builder(str(name), data_dir=folder, try_gcs=False)
+    except (tfds.core.DatasetNotFoundError, ImportError, ValueError) as error:
+        raise unknown("data set", name, [*tfds.list_builders(with_community_datasets=False), *BUILTIN]) from error
+    if not builder.info.splits:
+        raise InputError(
+            f"data set {name!r} is not prepared in {folder}; prepare it once where there is a network: "
+            f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{folder}').download_and_prepare()\""
+        )
+    return builder
+
+
+def _builtin(name: str, folder: str) -> Any:
+    import filelock
+    import tensorflow_datasets as tfds
+
+    from dlkit.data.tfds.digits import Digits
+
+    builder = {"digits": Digits}[name](data_dir=folder)
+    if not builder.info.splits:
+        os.makedirs(folder, exist_ok=True)
+        with filelock.FileLock(os.path.join(folder, f".{name}.lock")):
+            builder = {"digits": Digits}[name](data_dir=folder)  # another process may have prepared it meanwhile
+            if not builder.info.splits:
+                tfds.disable_progress_bar()
+                builder.download_and_prepare()
+    return builder
+
+
+def _read(builder: Any, split: str) -> Source:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    image, label = _keys(builder)
+    decoders = {image: tfds.decode.SkipDecoding()} if isinstance(features[image], tfds.features.Image) else None
+    dataset = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
+    inputs, targets = [], []
+    for example in dataset.as_numpy_iterator():
+        inputs.append(example[image])
+        targets.append(example[label])
+    if not inputs:
+        raise InputError(f"split {split!r} of {builder.info.name} is empty")
+    if decoders is None:
+        store: Any = Arrays(np.asarray(inputs, np.float32).reshape(len(inputs), -1))
+    elif (shape := features[image].shape) and None not in shape and shape[-1] in (1, 3):
+        store = Arrays(_decoded(inputs))
+    else:
+        store = Strings(inputs)
+    rows = np.arange(len(inputs), dtype=np.int64)
+    name = f"{builder.info.name}/{split}"
+    if isinstance(features[label], tfds.features.ClassLabel):
+        names = tuple(features[label].names)
+        return Source(name, "classification", store, classes=names, labels=np.asarray(targets, np.int64), rows=rows)
+    values = np.asarray(targets, np.float32).reshape(len(targets), -1)
+    return Source(name, "regression", store, values=values, rows=rows)
+
+
+def _keys(builder: Any) -> tuple[str, str]:
+    """Returns the names of the input and the target feature."""
+    keys = builder.info.supervised_keys
+    if keys and len(keys) == 2:
+        return keys
+    features = builder.info.features
+    if "image" in features and "label" in features:
+        return "image", "label"
+    raise InputError(
+        f"data set {builder.info.name} declares no (input, target) pair; its features are {', '.join(features)}"
+    )
+
+
+def _decoded(contents: list[bytes]) -> np.ndarray:
+    import tensorflow as tf
+
+    return np.stack([tf.io.decode_image(content, expand_animations=False).numpy() for content in contents])

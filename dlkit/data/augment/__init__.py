@@ -1,0 +1,1 @@
+"""Augmentations as frozen values that compose before they touch pixels."""

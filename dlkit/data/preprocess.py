@@ -1,0 +1,187 @@
+"""The one preparation of inputs that training, evaluation and the exported graph share."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from dlkit._errors import InputError
+from dlkit.data import _decode
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_INTERPOLATIONS = {"bilinear": "triangle", "bicubic": "keyscubic", "lanczos3": "lanczos3", "lanczos5": "lanczos5"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """Turns encoded files or stored pictures into what the network sees: decode, resize, normalise.
+
+        y[c] = (x[c] / 255 - mean[c]) / std[c]
+
+    Its methods are pure TensorFlow. The evaluation pipeline calls them and the exported graph contains them, so there
+    is no second definition that could drift.
+
+    Args:
+        size: height and width of the network's input in pixels, one int for a square.
+        channels: 3 RGB, 1 luma, 4 RGBA.
+        resize: None resizes the whole picture to `size`, which changes its proportions when they differ; an int resizes
+            the shorter side to it and then crops the centre, ImageNet's convention (256 for 224). It may not be smaller
+            than the sides of `size`.
+        mean, std: of each channel as fractions of full scale (0..1), a number for all channels or one per channel.
+            None takes the statistics of ImageNet's RGB channels (their average for luma), which suit photographs.
+        interpolation: "bilinear", "bicubic", "lanczos3" or "lanczos5". Always antialiased when a picture shrinks, as
+            in Pillow: without it a resized photograph differs by up to 148 grey levels.
+
+    Shapes:
+        `from_bytes`: string (B,) -> float32 (B, height, width, channels);
+        `from_images`: uint8 (B, H, W, C) -> float32 (B, height, width, channels).
+
+    Raises:
+        InputError: for a size, channel count or interpolation that does not exist.
+
+    >>> preprocess = Preprocess(8, channels=1, mean=0.5, std=0.25)
+    >>> preprocess.input_shape
+    (8, 8, 1)
+    >>> preprocess.from_images(tf.zeros([2, 8, 8, 1], tf.uint8))[0, 0, 0, 0].numpy()
+    np.float32(-2.0)
+    >>> Preprocess.from_config(preprocess.get_config()) == preprocess
+    True
+
+    Reference: "Обучение нейронных сетей", lecture 3, section "Нормализация данных".
+    """
+
+    size: int | tuple[int, int]
+    channels: int = dataclasses.field(default=3, kw_only=True)
+    resize: int | None = dataclasses.field(default=None, kw_only=True)
+    mean: float | Sequence[float] | None = dataclasses.field(default=None, kw_only=True)
+    std: float | Sequence[float] | None = dataclasses.field(default=None, kw_only=True)
+    interpolation: str = dataclasses.field(default="bilinear", kw_only=True)
+
+    def __post_init__(self) -> None:
+        pair = (self.size, self.size) if isinstance(self.size, int) else tuple(int(side) for side in self.size)
+        if len(pair) != 2 or min(pair) < 1:
+            raise InputError(f"size={self.size!r} is not a positive int or a pair (height, width) of them")
+        if self.channels not in (1, 3, 4):
+            raise InputError(f"channels={self.channels!r}; allowed: 1 (luma), 3 (RGB), 4 (RGBA)")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise InputError(f"interpolation={self.interpolation!r}; allowed: {', '.join(_INTERPOLATIONS)}")
+        if self.resize is not None and self.resize < max(pair):
+            raise InputError(
+                f"resize={self.resize} is smaller than size={pair}, so no {pair[0]}x{pair[1]} crop fits; "
+                f"use resize={max(pair)} or more, or None to resize the whole picture to size"
+            )
+        object.__setattr__(self, "size", pair)
+        object.__setattr__(self, "mean", self._per_channel("mean", self.mean, _IMAGENET[0]))
+        object.__setattr__(self, "std", self._per_channel("std", self.std, _IMAGENET[1]))
+        if min(self.std) <= 0:  # type: ignore[arg-type]
+            raise InputError(f"std={self.std!r} must be positive: it divides")
+
+    def _per_channel(self, name: str, value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
+        if value is None:
+            average = round(sum(default) / 3, 6)
+            return {1: (average,), 3: default, 4: (*default, average)}[self.channels]
+        values = (
+            tuple(float(v) for v in value) if isinstance(value, (Sequence, tuple)) else (float(value),) * self.channels
+        )
+        if len(values) != self.channels:
+            raise InputError(f"{name} has {len(values)} numbers for channels={self.channels}")
+        return values
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape of one prepared picture: (height, width, channels)."""
+        height, width = self.size  # type: ignore[misc]
+        return height, width, self.channels
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as values that JSON can hold."""
+        config = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Preprocess":
+        """Returns the object that `get_config` described."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if strange := sorted(set(config) - fields):
+            raise InputError(f"Preprocess has no {', '.join(strange)}; its arguments are {', '.join(sorted(fields))}")
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        return cls(**arguments)
+
+    def read(self, content: Any) -> Any:
+        """Returns the picture in an encoded string at its own size: uint8 (H, W, channels). See `decode`."""
+        return _decode.decode(content, self.channels)
+
+    def fit(self, images: Any) -> Any:
+        """Returns uint8 pictures (..., H, W, C) resized (and cropped) to `input_shape`, rounded to uint8.
+
+        Grey pictures are repeated to RGB and RGB is reduced to luma where `channels` asks for it.
+        """
+        images = self._with_channels(images)
+        height, width, channels = self.input_shape
+        if images.shape[-3:-1] == (height, width) and self.resize in (None, min(height, width)):
+            return images
+        single = images.shape.rank == 3
+        images = self._resized(images[None] if single else images)
+        images.set_shape([None, height, width, channels])
+        return images[0] if single else images
+
+    def _with_channels(self, images: Any) -> Any:
+        found = images.shape[-1]
+        if found == self.channels:
+            return images
+        if found not in (1, 3, 4):
+            raise InputError(f"pictures have {found} channels; a Preprocess takes 1, 3 or 4")
+        if self.channels == 1:
+            return _decode.grey(images[..., :3])
+        rgb = tf.repeat(images, 3, axis=-1) if found == 1 else images[..., :3]
+        return (
+            rgb
+            if self.channels == 3
+            else tf.concat([rgb, tf.fill(tf.shape(rgb[..., :1]), tf.constant(255, tf.uint8))], -1)
+        )
+
+    def _resized(self, images: Any) -> Any:
+        height, width, _ = self.input_shape
+        shape = tf.cast(tf.shape(images)[1:3], tf.float32)
+        target = tf.constant([height, width], tf.float32)
+        if self.resize is None:
+            scale = target / shape
+            offset = tf.zeros([2], tf.float32)
+        else:
+            ratio = self.resize / tf.reduce_min(shape)
+            resized = tf.maximum(tf.floor(shape * ratio + 0.5), target)
+            scale = resized / shape
+            offset = -tf.floor((resized - target) / 2)
+        images = tf.raw_ops.ScaleAndTranslate(
+            images=images, size=[height, width], scale=scale, translation=offset,
+            kernel_type=_INTERPOLATIONS[self.interpolation], antialias=True,
+        )  # fmt: skip
+        return tf.cast(tf.clip_by_value(tf.floor(images + 0.5), 0.0, 255.0), tf.uint8)
+
+    def decode(self, content: Any) -> Any:
+        """Returns the picture in an encoded string, decoded and resized: uint8 (height, width, channels).
+
+        The first bytes decide the format: JPEG (integer DCT, equal to Pillow), PNG, GIF, BMP, WebP. The EXIF
+        orientation of a JPEG is applied, transparency is blended over white.
+        """
+        return self.fit(self.read(content))
+
+    def normalize(self, images: Any) -> Any:
+        """Returns float32 (x / 255 - mean) / std of pictures in grey levels 0..255 (uint8 or float32)."""
+        scale, shift = self.scale_and_shift()
+        return tf.cast(images, tf.float32) * tf.constant(scale, tf.float32) + tf.constant(shift, tf.float32)
+
+    def scale_and_shift(self) -> tuple[list[float], list[float]]:
+        """Returns per channel the a and b of y = a x + b, with x in grey levels 0..255."""
+        pairs = list(zip(self.mean, self.std, strict=True))  # type: ignore[arg-type]
+        return [1 / (255 * std) for _, std in pairs], [-mean / std for mean, std in pairs]
+
+    def from_bytes(self, contents: Any) -> Any:
+        """Returns the network's input from encoded pictures: string (B,) -> float32 (B, height, width, channels)."""
+        images = tf.map_fn(self.decode, contents, fn_output_signature=tf.TensorSpec(self.input_shape, tf.uint8))
+        return self.normalize(images)
+
+    def from_images(self, images: Any) -> Any:
+        """Returns the network's input from pictures: uint8 (B, H, W, C) -> float32 (B, height, width, channels)."""
+        return self.normalize(self.fit(images))

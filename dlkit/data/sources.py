@@ -1,0 +1,336 @@
+"""Data sets with random access: what sample i is, what its target is, and which data this was."""
+
+import dataclasses
+import functools
+import hashlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dlkit._errors import InputError
+from dlkit.data._check import Report, check
+from dlkit.data._stores import Arrays, Store
+
+TASKS = ("classification", "regression", "box")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A data set whose sample i can be read directly, in Python and inside a TensorFlow graph.
+
+    Made by `from_arrays`, `from_folder`, `from_tfds` or `load`, not by hand.
+
+    Args:
+        name: what reports call it.
+        task: "classification" (int class ids), "regression" (float targets) or "box" (boxes, with class ids or
+        without). store: where the inputs lie; `store.take(rows)` reads them in the graph.
+        classes: the class names in the order of the ids, None where there are none.
+        labels: int64 (n,) class ids, or None.
+        values: float32 (n, t) targets of a regression, or None.
+        boxes: float32 (n, 4) as (x, y, width, height) in fractions of the picture, or None.
+        rows: int64 (n,), which rows of the store belong to this source (a split holds some of them).
+        skipped: what was left out because it could not be read, as (file, reason).
+    """
+
+    name: str
+    task: str
+    store: Store
+    classes: tuple[str, ...] | None = None
+    labels: np.ndarray | None = None
+    values: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    rows: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"Source({self.name!r}, {self.task}, {len(self)} samples{classes})"
+
+    # identity -------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def identities(self) -> list[str]:
+        """What names each sample whatever its position: the path below the folder, or a digest of the content."""
+        names = self.store.identities
+        return [names[row] for row in self.rows]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hex digest of the samples, their order, their targets and the class names; stored with a run.
+
+        Arrays and records count with their content, files with path and size (reading all of ImageNet would take
+        minutes).
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((self.task, self.classes, len(self))).encode())
+        for identity, size in zip(self.identities, self.store.sizes(self.rows), strict=True):
+            digest.update(f"{identity}\0{size}\n".encode("utf-8", "surrogateescape"))
+        for targets in (self.labels, self.values, self.boxes):
+            digest.update(b"-" if targets is None else np.ascontiguousarray(targets).tobytes())
+        return digest.hexdigest()
+
+    # parts ----------------------------------------------------------------------------------------
+
+    def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> "Source":
+        """Returns the source of these samples, in this order."""
+        chosen = np.asarray(indices, np.int64).reshape(-1)
+        if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
+            raise InputError(f"index {chosen.max()} is not a sample of {self!r}")
+
+        def pick(targets: np.ndarray | None) -> np.ndarray | None:
+            return None if targets is None else targets[chosen]
+
+        part = dataclasses.replace(
+            self, rows=self.rows[chosen], labels=pick(self.labels), values=pick(self.values), boxes=pick(self.boxes),
+            name=name or self.name,
+        )  # fmt: skip
+        if (report := self.__dict__.get("_report")) and report.ok:
+            part.__dict__["_report"] = Report(part.name, len(part))
+        return part
+
+    def split(self, *fractions: float, seed: int = 0, stratify: bool = False) -> tuple["Source", ...]:
+        """Returns disjoint parts in the given proportions, e.g. `train, validation = source.split(0.9, 0.1)`.
+
+        The part of a sample is a function of (seed, its identity) alone: a hash of the file's path below the folder,
+        or of the content. Neither the order of the files nor files added later move a sample from one part to
+        another, and copies of one array row stay together. The sizes therefore match the fractions only on average (a
+        binomial draw); `stratify=True` instead gives every class its exact share, at the price that an added file may
+        move a neighbour. A part that would be empty receives the sample nearest to it.
+
+        Args:
+            fractions: positive, summing to at most 1; what is left over is dropped.
+            seed: another seed, other parts.
+            stratify: keep the class proportions exactly (classification only).
+
+        Raises:
+            InputError: fractions that sum to more than 1, more parts than samples, or stratify without classes.
+        """
+        if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
+            raise InputError(f"fractions {fractions} must be positive and sum to at most 1, e.g. split(0.8, 0.1, 0.1)")
+        if len(fractions) > len(self):
+            raise InputError(f"{self!r} cannot be split into {len(fractions)} parts: too few samples")
+        if stratify and self.labels is None:
+            raise InputError(f"stratify=True needs class labels; {self!r} has none")
+        place = np.array([_hash_to_unit(seed, identity) for identity in self.identities])
+        if stratify:
+            place = _rank_within(place, self.labels)  # type: ignore[arg-type]
+        edges = np.cumsum([0.0, *fractions])
+        edges[-1] += 1e-9
+        part = np.searchsorted(edges, place, side="right") - 1
+        for missing in sorted(set(range(len(fractions))) - set(part.tolist())):
+            counts = np.bincount(part, minlength=len(fractions) + 1)
+            movable = np.flatnonzero(counts[part] > 1)
+            middle = (edges[missing] + edges[missing + 1]) / 2
+            part[movable[np.argmin(np.abs(place[movable] - middle))]] = missing
+        return tuple(self.subset(np.flatnonzero(part == i)) for i in range(len(fractions)))
+
+    def as_task(self, task: str) -> "Source":
+        """Returns the same samples with targets of another task that they carry, e.g. the class ids of boxes."""
+        if task not in TASKS:
+            raise InputError(f"task={task!r}; allowed: {', '.join(TASKS)}")
+        if task == "classification" and self.labels is not None:
+            return dataclasses.replace(self, task=task, boxes=None)
+        if task == "box" and self.boxes is not None:
+            return dataclasses.replace(self, task=task, labels=None, classes=None)
+        raise InputError(f"{self!r} carries no targets for task {task!r}")
+
+    # classes --------------------------------------------------------------------------------------
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """How many samples each class has."""
+        if self.labels is None or self.classes is None:
+            raise InputError(f"{self!r} has no classes to count")
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
+    @property
+    def class_weights(self) -> dict[int, float]:
+        """Weights n / (classes * count) that make every class count the same in a loss; 0 for an empty class."""
+        counts = list(self.class_counts.values())
+        return {i: len(self) / (len(counts) * count) if count else 0.0 for i, count in enumerate(counts)}
+
+    # access ---------------------------------------------------------------------------------------
+
+    def take(self, indices: Any) -> Any:
+        """Returns the stored inputs inside a graph: uint8 pictures, encoded strings, or float vectors."""
+        return self.store.take(tf.gather(self._constant("rows"), indices))
+
+    def targets(self, indices: Any) -> Any:
+        """Returns the targets of these samples inside a graph.
+
+        One-hot float32 (n, classes), values (n, t), boxes (n, 4), or {"label": one-hot, "box": boxes} where a box
+        source has classes too.
+        """
+        if self.task == "regression":
+            return tf.gather(self._constant("values"), indices)
+        if self.task == "box" and self.labels is None:
+            return tf.gather(self._constant("boxes"), indices)
+        one_hot = tf.one_hot(tf.gather(self._constant("labels"), indices), len(self.classes or ()), dtype=tf.float32)
+        if self.task == "classification":
+            return one_hot
+        return {"label": one_hot, "box": tf.gather(self._constant("boxes"), indices)}
+
+    def _constant(self, field: str) -> Any:
+        with tf.init_scope():
+            cache = self.__dict__.setdefault("_constants", {})
+            if field not in cache:
+                cache[field] = tf.constant(getattr(self, field))
+            return cache[field]
+
+    # checking -------------------------------------------------------------------------------------
+
+    def check(self, *, progress: bool = True) -> Report:
+        """Reads and decodes every sample and returns a `Report` of those that cannot be used, with the reason.
+
+        The report is kept with the source, so that pipelines over it do not read everything again.
+        """
+        return self.__dict__.setdefault("_report", None) or self._checked(progress)
+
+    def _checked(self, progress: bool) -> Report:
+        report = self.__dict__["_report"] = check(self, progress=progress)
+        return report
+
+    def without_bad(self, *, progress: bool = True) -> "Source":
+        """Returns the source without the samples that `check` finds bad; `skipped` lists them."""
+        report = self.check(progress=progress)
+        if report.ok:
+            return self
+        if len(report.bad) == len(self):
+            raise InputError(f"every sample is bad, nothing is left to train on. {report}")
+        good = np.setdiff1d(np.arange(len(self)), report.indices)
+        warnings.warn(
+            f"{len(report.bad)} of {len(self)} samples of {self.name} are skipped: they cannot be read", stacklevel=3
+        )
+        rest = dataclasses.replace(self.subset(good), skipped=tuple((file, reason) for file, _, reason in report.bad))
+        rest.__dict__["_report"] = Report(rest.name, len(rest))
+        return rest
+
+
+def _hash_to_unit(seed: int, identity: str) -> float:
+    content = f"{seed}\0{identity}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=6).digest(), "little") / 2**48
+
+
+def _rank_within(place: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns for each sample the middle of its rank within its class, in (0, 1)."""
+    result = np.empty_like(place)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        ranks = np.empty(len(members))
+        ranks[np.argsort(place[members], kind="stable")] = np.arange(len(members))
+        result[members] = (ranks + 0.5) / len(members)
+    return result
+
+
+def from_arrays(
+    x: Any,
+    y: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    boxes: Any = None,
+    name: str = "arrays",
+) -> Source:
+    """Returns the source of arrays in memory.
+
+    Args:
+        x: pictures uint8 (n, H, W, C) or (n, H, W), or a table float (n, d).
+        y: int class ids (n,), float targets (n,) or (n, t), or None when `boxes` are the only targets. Floats make a
+            regression.
+        classes: class names; default "0", "1", ... up to the largest id.
+        boxes: (n, 4) as (x, y, width, height) in fractions of the picture.
+        name: what reports call it.
+
+    Raises:
+        InputError: lengths that differ, pictures that are not uint8, ids outside the classes, values that are not
+            finite, boxes outside the picture.
+
+    >>> source = from_arrays(np.zeros([4, 8, 8, 1], np.uint8), [0, 1, 1, 0], classes=["cat", "dog"])
+    >>> source, source.class_counts
+    (Source('arrays', classification, 4 samples, 2 classes), {'cat': 2, 'dog': 2})
+    """
+    x = _inputs(x)
+    count = len(x)
+    if y is not None and len(y) != count:
+        raise InputError(f"x has {count} samples and y has {len(y)}: one target per sample is needed")
+    labels = values = None
+    if y is not None:
+        y = np.asarray(y)
+        if np.issubdtype(y.dtype, np.integer) or y.dtype == bool:
+            labels, classes = _class_ids(y, classes)
+        else:
+            values = _finite("y", y.reshape(count, -1))
+    if boxes is not None:
+        boxes = valid_boxes(boxes, count)
+    elif y is None:
+        raise InputError("y=None needs boxes: a source without targets has nothing to train on")
+    if values is not None and boxes is not None:
+        raise InputError(
+            "float targets and boxes together are not a known task; pass class ids with boxes, or boxes alone"
+        )
+    task = "box" if boxes is not None else "classification" if labels is not None else "regression"
+    return Source(
+        name, task, Arrays(x), classes=tuple(classes) if labels is not None and classes else None, labels=labels,
+        values=values, boxes=boxes, rows=np.arange(count, dtype=np.int64),
+    )  # fmt: skip
+
+
+def _inputs(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    if x.ndim == 0 or len(x) == 0:
+        raise InputError("x is empty: a source needs at least one sample")
+    if x.ndim == 2:
+        return _finite("x", x)
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4 or x.shape[-1] not in (1, 3, 4):
+        raise InputError(f"x of shape {x.shape} is neither pictures (n, H, W, 1|3|4) nor a table (n, d)")
+    if x.dtype != np.uint8:
+        raise InputError(f"pictures of dtype {x.dtype}: uint8 grey levels 0..255 are needed; scale and cast them first")
+    return x
+
+
+def _finite(name: str, values: np.ndarray) -> np.ndarray:
+    try:
+        values = np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} of dtype {np.asarray(values).dtype} holds no numbers") from error
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
+    if len(bad):
+        raise InputError(f"{name} is not finite in {len(bad)} rows, first row {bad[0]}: {values[bad[0]]}")
+    return values
+
+
+def _class_ids(y: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarray, Sequence[str]]:
+    y = y.reshape(-1) if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim != 1:
+        raise InputError(f"class ids of shape {y.shape}: (n,) is needed; take argmax of one-hot rows, or pass floats")
+    y = y.astype(np.int64)
+    known = len(classes) if classes is not None else int(y.max()) + 1
+    bad = np.flatnonzero((y < 0) | (y >= known))
+    if len(bad):
+        raise InputError(f"class id {y[bad[0]]} of sample {bad[0]} ({len(bad)} such) is not among the {known} classes")
+    return y, tuple(map(str, classes)) if classes is not None else tuple(str(i) for i in range(known))
+
+
+def valid_boxes(boxes: Any, count: int, names: Sequence[str] | None = None) -> np.ndarray:
+    """Returns boxes as float32 (count, 4), or raises InputError naming the first one that leaves its picture."""
+    boxes = np.asarray(boxes, np.float32)
+    if boxes.shape != (count, 4):
+        raise InputError(f"boxes of shape {boxes.shape}: ({count}, 4) as (x, y, width, height) is needed")
+    with np.errstate(invalid="ignore"):
+        inside = (boxes >= 0).all(1) & (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] + boxes[:, 2:] <= 1 + 1e-5).all(1)
+    bad = np.flatnonzero(~inside)
+    if len(bad):
+        which = names[bad[0]] if names is not None else f"sample {bad[0]}"
+        raise InputError(
+            f"box {boxes[bad[0]].tolist()} of {which} ({len(bad)} such) leaves the picture; "
+            f"(x, y, width, height) are fractions of the picture, 0..1, with x + width <= 1 and y + height <= 1"
+        )
+    return boxes
