@@ -74,7 +74,8 @@ def _builder(name: Any, data_dir: Any) -> Any:
     if not builder.info.splits:
         raise InputError(
             f"data set {name!r} is not prepared in {folder}; prepare it once where there is a network: "
-            f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{folder}').download_and_prepare()\""
+            f'python -c "import tensorflow_datasets as tfds; '
+            f"tfds.builder('{name}', data_dir='{folder}').download_and_prepare()\""
         )
     return builder
 

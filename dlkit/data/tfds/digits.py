@@ -17,8 +17,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Handwritten digits of the UCI optical recognition set, 8x8 pixels, as scikit-learn ships
-            them.", features=tfds.features.FeaturesDict(
+            description="Handwritten digits of the UCI optical recognition set, 8x8, as scikit-learn ships them.",
+            features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
                     "label": tfds.features.ClassLabel(names=[str(digit) for digit in range(10)]),
