@@ -9,6 +9,7 @@
 from dlkit.models._alexnet import alexnet
 from dlkit.models._blocks import SmallMapWarning
 from dlkit.models._cnn import cnn
+from dlkit.models._describe import Description, describe
 from dlkit.models._mlp import mlp
 from dlkit.models._registry import create, names
 from dlkit.models._resnet import resnet, resnet18, resnet34, resnet50, resnet101, resnet152
@@ -20,6 +21,6 @@ __all__ = [
     "vgg", "vgg11", "vgg13", "vgg16", "vgg19",
     "resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
     "resnet_cifar",
-    "create", "names",
+    "create", "names", "describe", "Description",
     "SmallMapWarning",
 ]  # fmt: skip

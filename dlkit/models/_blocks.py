@@ -193,8 +193,8 @@ def checked_shape(input_shape: Any, builder: str, ranks: Sequence[int] = (2,)) -
     if len(shape) - 1 not in ranks:
         allowed = " or ".join(str(r + 1) for r in ranks)
         raise InputError(
-            f"{builder}: input_shape={shape} has {len(shape)} numbers, expected {allowed}: sizes then channels, without "
-            f"the batch, such as {example}"
+            f"{builder}: input_shape={shape} has {len(shape)} numbers, expected {allowed}: sizes then channels, "
+            f"without the batch, such as {example}"
         )
     sizes = [n for n in shape if n is not None]
     if shape[-1] is None or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in sizes):

@@ -1,4 +1,4 @@
-"""Residual blocks: one function for the post-activation and one for the pre-activation form, and option A's shortcut."""
+"""Residual blocks, with the activation after or before the convolutions, and the shortcut without parameters."""
 
 import dataclasses
 from collections.abc import Sequence

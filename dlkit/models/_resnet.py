@@ -59,7 +59,7 @@ def resnet(
 
         v1    the paper: a bottleneck's stride is in its first 1x1 convolution
         v1.5  the stride is in the 3x3, which reads every pixel: what torchvision trains, a little better and dearer
-        v2    norm and activation before each convolution (pre-activation), stride in the first 1x1 as in the authors' code
+        v2    norm and activation before each convolution (pre-activation), stride in the first 1x1 (the authors' code)
         d     v1.5 with three 3x3 convolutions as stem and shortcuts that average before they project (own parameters)
 
     Choose v1.5 or d for accuracy, v1 to compare with the paper, v2 for networks of hundreds of layers. `resnet_cifar`
@@ -79,8 +79,8 @@ def resnet(
         residual: False leaves the shortcuts out: the paper's plain nets.
         shortcut: where dimensions change: "B" projects (the paper's choice), "A" pads with zero channels.
         pad: option A's zeros: "split" half before and half after, "after" all after.
-        stem: "imagenet" is 7x7 with stride 2 and pooling, "cifar" 3x3 with stride 1 alone; "auto" takes the latter below
-            64 pixels.
+        stem: "imagenet" is 7x7 with stride 2 and pooling, "cifar" 3x3 with stride 1 alone; "auto" takes the latter
+            below 64 pixels.
         zero_gamma: starts each branch's last norm at 0, so that every block begins as the identity.
         stochastic_depth: rate at which the last block's branch is dropped in training; it grows linearly from 0.
         epsilon: of the norm; None is the norm's own default (1e-5).

@@ -48,8 +48,8 @@ def resnet_cifar(
         depth: 20, 32, 44, 56, 110, 1202 in the paper; any 6n+2 (9n+2 with bottlenecks: 164, 1001).
         block: "basic" or "bottleneck".
         version: "v1" (paper), "v1.5" (bottleneck with the stride in the 3x3) or "v2" (pre-activation).
-        shortcut: where dimensions change: "A" pads with zero channels (the paper's choice, no parameters), "B" projects.
-            None is A with basic blocks and B with bottlenecks.
+        shortcut: where dimensions change: "A" pads with zero channels (the paper's choice, no parameters), "B"
+            projects. None is A with basic blocks and B with bottlenecks.
         classes: number of classes.
         input_shape: height, width, channels; None for an unknown size.
         norm: name for `dlkit.layers.norm`.
