@@ -19,7 +19,7 @@ _PACKAGES = (
 __all__ = [*_PACKAGES, "__version__"]
 
 if TYPE_CHECKING:  # type checkers and editors see what __getattr__ finds
-    from dlkit import data, export, initializers, layers, lectures, models, report, testing, train, tune
+    from dlkit import data, export, initializers, layers, lectures, models, report, testing, train, tune  # noqa: F401
 
 
 def __getattr__(name: str) -> ModuleType:

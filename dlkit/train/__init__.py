@@ -2,13 +2,14 @@
 
 from dlkit.train import schedules
 from dlkit.train._fit import DivergedError, Interrupted, Result, evaluate, fit
+from dlkit.train._plan import Plan, plan
 from dlkit.train._run_dir import Run, load_run
 from dlkit.train.recipe import Recipe
 from dlkit.train.recipes import RECIPES
 from dlkit.train.resume import DamagedCheckpointWarning
 
 __all__ = [
-    "Recipe", "RECIPES", "fit", "evaluate", "load_run",
-    "Result", "Run", "schedules",
+    "Recipe", "RECIPES", "fit", "evaluate", "load_run", "plan",
+    "Result", "Run", "Plan", "schedules",
     "DivergedError", "Interrupted", "DamagedCheckpointWarning",
 ]  # fmt: skip

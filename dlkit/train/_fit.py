@@ -126,7 +126,8 @@ class _Run:
         self.model, self.recipe, self.train, self.validation = model, recipe, train, validation
         self.preprocess, self.run_dir, self.epochs = preprocess, run_dir, recipe.epochs
         warmup = round(recipe.warmup_epochs * len(train) / recipe.batch)
-        self.schedule = schedules.get(recipe.schedule, recipe.peak_lr, self.ends(self.epochs), min(warmup, self.ends(self.epochs) - 1))  # fmt: skip
+        total = self.ends(self.epochs)
+        self.schedule = schedules.get(recipe.schedule, recipe.peak_lr, total, min(warmup, total - 1))
         optimizer = optimizers.get(
             recipe.optimizer, self.schedule, model.trainable_variables,
             momentum=recipe.momentum, weight_decay=recipe.weight_decay, ema=recipe.ema,
@@ -137,7 +138,9 @@ class _Run:
             metrics=tasks.metrics(recipe.task),
             jit_compile=False,  # XLA is slower for convolutions on CPU
         )
-        model.compute_metrics(None, *self._probe(), None)  # builds the metrics, so that a checkpoint can be read into them
+        model.compute_metrics(
+            None, *self._probe(), None
+        )  # builds the metrics, so that a checkpoint can be read into them
         model.reset_metrics()
         self.events = tf.summary.create_file_writer(str(run_dir / "events"))
         self.state = _State()
@@ -166,7 +169,14 @@ class _Run:
         if state.step >= total:
             return
         stream = iter(
-            train_pipeline(self.train, self.preprocess, self.recipe.augment, self.recipe.batch, self.recipe.seed, start_step=state.step)  # fmt: skip
+            train_pipeline(
+                self.train,
+                self.preprocess,
+                self.recipe.augment,
+                self.recipe.batch,
+                self.recipe.seed,
+                start_step=state.step,
+            )
         )
         step = tf.function(self.model.train_step, reduce_retracing=True)
         saved = time.monotonic()
@@ -204,7 +214,9 @@ class _Run:
         began = time.monotonic()
         if self.validation is not None:
             with averaged(self.model):
-                row |= {f"val_{k}": v for k, v in evaluate(self.model, self.validation, preprocess=self.preprocess).items()}
+                row |= {
+                    f"val_{k}": v for k, v in evaluate(self.model, self.validation, preprocess=self.preprocess).items()
+                }
         row["learning_rate"] = float(self.schedule(state.step - 1))
         row["seconds"], row["waiting"] = round(state.epoch_seconds, 4), round(state.waiting, 4)
         state.seconds += time.monotonic() - began
@@ -219,8 +231,8 @@ class _Run:
         value = float(logs["loss"])
         if not math.isfinite(value):
             raise DivergedError(
-                f"the loss is {value} at step {self.state.step} of {self.ends(self.epochs)}; the checkpoint before it is in "
-                f"{self.checkpoints}. A smaller peak_lr (now {self.recipe.peak_lr}) or a longer warm-up usually helps."
+                f"the loss is {value} at step {self.state.step} of {self.ends(self.epochs)}; the last checkpoint is in "
+                f"{self.checkpoints}. A smaller peak_lr (now {self.recipe.peak_lr}) or a longer warm-up often helps."
             )
 
     def save(self) -> None:

@@ -1,10 +1,10 @@
 """The folder of a run: what it holds, who may write into it, and how to read it again.
 
-    recipe.json    recipe, preprocessing, classes, data fingerprint, versions: what makes the run this run
-    history.csv    a row per epoch
-    events/        the same for TensorBoard
-    checkpoints/   the newest states, each complete
-    model.keras    the model as the last call of fit left it
+recipe.json    recipe, preprocessing, classes, data fingerprint, versions: what makes the run this run
+history.csv    a row per epoch
+events/        the same for TensorBoard
+checkpoints/   the newest states, each complete
+model.keras    the model as the last call of fit left it
 """
 
 import contextlib

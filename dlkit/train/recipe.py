@@ -75,7 +75,9 @@ class Recipe:
             number = isinstance(value, int) if whole else isinstance(value, (int, float))
             if not number or isinstance(value, bool) or not low <= value or (high is not None and not value < high):
                 bound = f"at least {low}" if high is None else f"from {low} to below {high}"
-                raise InputError(f"Recipe.{field} must be {'an integer' if whole else 'a number'} {bound}, got {value!r}")
+                raise InputError(
+                    f"Recipe.{field} must be {'an integer' if whole else 'a number'} {bound}, got {value!r}"
+                )
         for operation in self.augment:
             if type(operation).__name__ not in augmentations.__all__:
                 raise InputError(f"Recipe.augment takes augmentations of dlkit.data.augment, got {operation!r}")

@@ -63,7 +63,9 @@ def restore(folder: Path, variables: list[Any]) -> dict[str, Any] | None:
             with np.load(io.BytesIO(body), allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            warnings.warn(f"{path} is damaged ({error}); trying the one before it", DamagedCheckpointWarning, stacklevel=2)
+            warnings.warn(
+                f"{path} is damaged ({error}); trying the one before it", DamagedCheckpointWarning, stacklevel=2
+            )
             continue
         state = json.loads(arrays.pop("state").tobytes())
         _assign(path, arrays, variables)

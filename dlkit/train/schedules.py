@@ -3,7 +3,7 @@
 Each is a `keras.optimizers.schedules.LearningRateSchedule`, so it works in any Keras optimizer and saves with it.
 `t` is the optimizer's step counter, `T` the step at which the schedule ends; after `T` the last value holds.
 
-Reference: lecture "Training of neural networks" (M. Hushchyn, HSE 2025), section "Learning Rate Scheduler" and "Warmup".
+Reference: lecture "Training of neural networks" (M. Hushchyn, HSE 2025), "Learning Rate Scheduler", "Warmup".
 """
 
 import math
@@ -240,7 +240,9 @@ class WarmUp(Schedule):
     def __init__(self, schedule: Schedule, steps: int):
         super().__init__()
         if not isinstance(schedule, Schedule):
-            raise InputError(f"schedule must be a LearningRateSchedule, got {schedule!r}; for a plain number: Constant({schedule!r})")  # fmt: skip
+            raise InputError(
+                f"schedule must be a LearningRateSchedule, got {schedule!r}; for a plain number: Constant({schedule!r})"
+            )
         self.schedule = schedule
         self.steps = _positive("steps", steps, zero=True)
 

@@ -11,7 +11,8 @@ from dlkit._errors import InputError
 def loss(task: str, model: Any, label_smoothing: float = 0.0) -> keras.losses.Loss:
     """Returns the loss of `task`; cross-entropy asks the model whether it gives logits or probabilities."""
     if task == "classification":
-        return keras.losses.CategoricalCrossentropy(from_logits=not gives_probabilities(model), label_smoothing=label_smoothing)  # fmt: skip
+        logits = not gives_probabilities(model)
+        return keras.losses.CategoricalCrossentropy(from_logits=logits, label_smoothing=label_smoothing)
     return keras.losses.MeanSquaredError()
 
 
@@ -64,8 +65,9 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def gives_probabilities(model: Any) -> bool:
     """Tells whether the model ends in a softmax or sigmoid rather than in logits."""
-    activation = getattr(model.layers[-1], "activation", None) if getattr(model, "layers", None) else None
-    return getattr(activation, "__name__", "") in ("softmax", "sigmoid") or isinstance(model.layers[-1], keras.layers.Softmax)  # fmt: skip
+    last = model.layers[-1]
+    name = getattr(getattr(last, "activation", None), "__name__", "")
+    return name in ("softmax", "sigmoid") or isinstance(last, keras.layers.Softmax)
 
 
 def check(model: Any, task: str, source: Any, preprocess: Any) -> None:
@@ -77,11 +79,20 @@ def check(model: Any, task: str, source: Any, preprocess: Any) -> None:
     shape = tuple(preprocess.input_shape)
     takes = tuple(model.input_shape[1:])
     if len(takes) != len(shape) or any(a not in (None, b) for a, b in zip(takes, shape, strict=True)):
-        raise InputError(f"the model takes inputs of shape {takes}, preprocess yields {shape}: build the model with input_shape={shape}")  # fmt: skip
+        raise InputError(
+            f"the model takes inputs of shape {takes}, preprocess yields {shape}: "
+            f"build the model with input_shape={shape}"
+        )
     if task != source.task:
-        raise InputError(f"the recipe's task is {task!r}, {source.name!r} is a source for {source.task!r}: set task={source.task!r} in the recipe")  # fmt: skip
+        raise InputError(
+            f"the recipe's task is {task!r}, {source.name!r} is a source for {source.task!r}: "
+            f"set task={source.task!r} in the recipe"
+        )
     outputs = model.output_shape[-1]
     if task == "classification" and outputs != len(source.classes):
-        raise InputError(f"the model has {outputs} outputs, {source.name!r} has {len(source.classes)} classes: build the model with classes={len(source.classes)}")  # fmt: skip
+        raise InputError(
+            f"the model has {outputs} outputs, {source.name!r} has {len(source.classes)} classes: "
+            f"build the model with classes={len(source.classes)}"
+        )
     if task == "box" and outputs != 4:
         raise InputError(f"a box is x, y, width, height: the model must have 4 outputs, it has {outputs}")

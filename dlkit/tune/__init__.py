@@ -1,7 +1,8 @@
 """Hyperparameter search on KerasTuner's interface, with trials that continue instead of restarting."""
 
+from dlkit.tune._asha import Asha, Bohb
 from dlkit.tune._search import Search, TrialResult, search
 from dlkit.tune.oracles import ORACLES
 from dlkit.tune.space import default_space
 
-__all__ = ["search", "Search", "TrialResult", "default_space", "ORACLES"]
+__all__ = ["search", "Search", "TrialResult", "Asha", "Bohb", "ORACLES", "default_space"]

@@ -76,7 +76,7 @@ def search(
     *,
     preprocess: Any,
     objective: str = "val_accuracy",
-    oracle: str = "hyperband",
+    oracle: str = "bohb",
     epochs_budget: int,
     directory: str | Path,
     seed: int = 0,
@@ -84,7 +84,7 @@ def search(
 ) -> Search:
     """Searches `space` for the builder arguments and recipe fields with the best objective.
 
-    Each trial is `fit(build(**model), recipe, ...)` in a run directory of its own. A trial that Hyperband promotes
+    Each trial is `fit(build(**model), recipe, ...)` in a run directory of its own. A trial that is promoted
     continues from its last checkpoint: weights, optimizer, schedule and position in the stream. The schedule spans
     `recipe.epochs` in every trial. A killed search continues when it is called again.
 
@@ -112,7 +112,9 @@ def search(
     identity = _identity(space, recipe, train, validation, preprocess, objective, oracle, seed)
     _claim(directory, identity)
     with bar("search", epochs_budget, show=verbose) as update:
-        tuner = _Tuner(build, space, recipe, train, validation, preprocess, chosen, directory, epochs_budget, seed, update)
+        tuner = _Tuner(
+            build, space, recipe, train, validation, preprocess, chosen, directory, epochs_budget, seed, update
+        )
         tuner.search(verbose=0)
     trials = [tuner.result(trial) for trial in chosen.trials.values()]
     sign = -1 if chosen.objective.direction == "max" else 1
@@ -171,7 +173,8 @@ class _Tuner(keras_tuner.engine.base_tuner.BaseTuner):
         overrides = self.hypermodel.build(trial.hyperparameters)
         recipe = dataclasses.replace(self._recipe, **overrides["recipe"])
         return TrialResult(
-            id=trial.trial_id, status=str(trial.status), score=trial.score, epochs=int(values.get("tuner/epochs") or recipe.epochs),
+            id=trial.trial_id, status=str(trial.status), score=trial.score,
+            epochs=int(values.get("tuner/epochs") or recipe.epochs),
             values={name: value for name, value in values.items() if not name.startswith("tuner/")},
             model=overrides["model"], recipe=recipe, run_dir=Path(self.get_trial_dir(trial.trial_id), "run"),
             message=trial.message or "",
@@ -179,7 +182,9 @@ class _Tuner(keras_tuner.engine.base_tuner.BaseTuner):
 
     def spent(self) -> int:
         """Epochs trained by all finished trials; a promoted one counts what it added."""
-        finished = [t.hyperparameters.values for t in self.oracle.trials.values() if str(t.status) in ("COMPLETED", "FAILED")]
+        finished = [
+            t.hyperparameters.values for t in self.oracle.trials.values() if str(t.status) in ("COMPLETED", "FAILED")
+        ]
         return sum(
             int(v.get("tuner/epochs") or self._recipe.epochs) - int(v.get("tuner/initial_epoch") or 0) for v in finished
         )
@@ -215,4 +220,6 @@ def _claim(directory: Path, identity: dict[str, Any]) -> None:
     held, now = json.loads(path.read_text()), json.loads(json.dumps(identity))
     differing = [name for name, value in now.items() if held.get(name) != value]
     if differing:
-        raise InputError(f"{directory} holds another search (different: {', '.join(differing)}); choose another directory")
+        raise InputError(
+            f"{directory} holds another search (different: {', '.join(differing)}); choose another directory"
+        )

@@ -8,6 +8,7 @@ import keras_tuner
 from keras_tuner import oracles as kt
 
 from dlkit._errors import InputError, unknown
+from dlkit.tune._asha import Asha, Bohb
 
 
 def _random(objective: keras_tuner.Objective, epochs: int, budget: int, seed: int) -> Any:
@@ -25,11 +26,21 @@ def _hyperband(objective: keras_tuner.Objective, epochs: int, budget: int, seed:
     )
 
 
-# name -> oracle of KerasTuner for trials of at most `epochs` epochs and `budget` epochs in all
+def _asha(objective: keras_tuner.Objective, epochs: int, budget: int, seed: int) -> Any:
+    return Asha(objective=objective, max_epochs=epochs, seed=seed)
+
+
+def _bohb(objective: keras_tuner.Objective, epochs: int, budget: int, seed: int) -> Any:
+    return Bohb(objective=objective, max_epochs=epochs, seed=seed)
+
+
+# name -> oracle for trials of at most `epochs` epochs and `budget` epochs in all
 ORACLES: dict[str, Callable[[keras_tuner.Objective, int, int, int], Any]] = {
     "random": _random,
     "bayesian": _bayesian,
     "hyperband": _hyperband,
+    "asha": _asha,
+    "bohb": _bohb,
 }
 
 

@@ -1,0 +1,183 @@
+"""What the commands do once the frameworks are loaded: find the data, call the package, show the answer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import dlkit.data
+import dlkit.export
+import dlkit.models
+import dlkit.report
+import dlkit.train
+import dlkit.tune
+from dlkit._errors import InputError
+
+console = Console()
+
+
+def load(data: str) -> tuple[Any, Any]:
+    """Returns (train, test) of a folder, of the built-in digits or of a TFDS data set; test is None for a folder.
+
+    A folder with subfolders `train` and `test` (or `val`) gives both.
+    """
+    path = Path(data)
+    if path.is_dir():
+        parts = {name: path / name for name in ("train", "test", "val", "validation") if (path / name).is_dir()}
+        held_out = next((parts[name] for name in ("test", "val", "validation") if name in parts), None)
+        if "train" in parts and held_out is not None:
+            return dlkit.data.from_folder(parts["train"]), dlkit.data.from_folder(held_out)
+        return dlkit.data.from_folder(path), None
+    if any(sign in data for sign in "/\\.") or not data:
+        raise InputError(f"{data!r} is no folder; give a folder with one subfolder per class, or a data set's name")
+    return dlkit.data.load(data)
+
+
+def train(model: str, data: str, recipe: str, settings: dict[str, str], size: int, run_dir: str, seed: int) -> None:
+    source, held_out = load(data)
+    part, validation = _validation(source, held_out, seed)
+    plan = _plan(part, model, recipe, settings | {"seed": str(seed)}, size)
+    network = _build(plan, part, seed)()
+    folder = Path(run_dir or f"runs/{Path(data).name}-{plan.model}")
+    console.print(f"training {plan.model} on {len(part)} pictures, validating on {len(validation)}; run in {folder}")
+    result = dlkit.train.fit(network, plan.recipe, part, validation, preprocess=plan.preprocess, run_dir=folder)
+    page = dlkit.report.write(folder)
+    _table("trained", {**_shown(result.metrics), "seconds": f"{result.seconds:.1f}", "report": str(page)})
+    console.print(f"next: dlkit export {folder}")
+
+
+def tune(
+    model: str,
+    data: str,
+    budget: int,
+    oracle: str,
+    recipe: str,
+    settings: dict[str, str],
+    size: int,
+    directory: str,
+    seed: int,
+) -> None:
+    source, held_out = load(data)
+    part, validation = _validation(source, held_out, seed)
+    plan = _plan(part, model, recipe, settings | {"seed": str(seed)}, size)
+    folder = Path(directory or f"runs/tune-{Path(data).name}-{plan.model}")
+    found = dlkit.tune.search(
+        _build(plan, part), dlkit.tune.default_space, plan.recipe, part, validation, preprocess=plan.preprocess,
+        oracle=oracle, epochs_budget=budget or 8 * plan.recipe.epochs, directory=folder, seed=seed,
+    )  # fmt: skip
+    table = Table("trial", "epochs", "val_accuracy", *found.best.values)
+    for trial in found.trials[:10]:
+        score = f"{trial.score:.4f}" if trial.score is not None else "failed"
+        table.add_row(trial.id, str(trial.epochs), score, *(_number(value) for value in trial.values.values()))
+    console.print(table)
+    best = found.best
+    console.print(f"{found.epochs} epochs in {len(found.trials)} trials; best run in {best.run_dir}")
+    console.print(f"next: dlkit export {best.run_dir} --name {Path(data).name}")
+
+
+def evaluate(run: str, data: str) -> None:
+    held = dlkit.train.load_run(run)
+    source, held_out = load(data)
+    source = held_out if held_out is not None else source
+    if held.classes is not None and source.classes != held.classes:
+        raise InputError(f"the run's classes are {held.classes}, those of {data} are {source.classes}")
+    metrics = dlkit.train.evaluate(held.model, source, preprocess=held.preprocess)
+    _table(f"{run} on {source.name}", {**_shown(metrics), "items": str(len(source))})
+
+
+def export(run: str, name: str, saved_models: str, version: int, optimize: str) -> None:
+    held = dlkit.train.load_run(run)
+    directory = Path(saved_models, name or Path(run).resolve().name)
+    path = dlkit.export.saved_model(
+        held.model, held.preprocess, held.classes, directory, version=version or None,
+        optimize=None if optimize == "none" else optimize,
+    )  # fmt: skip
+    console.print(f"verified and written: {path}\nnext: dlkit predict {path} FILE...")
+
+
+def verify(path: str, data: str) -> None:
+    source = load(data)[0] if data else None
+    report = dlkit.export.verify(path, data=source)
+    console.print(report)
+    if not report.ok:
+        raise RuntimeError(f"{path} failed its verification")
+
+
+def predict(path: str, files: tuple[str, ...]) -> None:
+    if not files:
+        raise InputError("no files to classify: dlkit predict EXPORT FILE...")
+    table = Table("file", "class", "score")
+    for row in dlkit.export.predict(path, list(files)):
+        table.add_row(escape(str(row.file)), escape(str(row.label)), f"{row.score:.4f}")
+    console.print(table)
+
+
+def models(as_json: bool) -> None:
+    names = dlkit.models.names()
+    if as_json:
+        print(json.dumps(list(names)))
+        return
+    for name in names:
+        console.print(name)
+
+
+def describe(model: str, side: int, channels: int, classes: int, as_json: bool) -> None:
+    keywords: dict[str, Any] = {"classes": classes}
+    if side:
+        keywords["input_shape"] = (side, side, channels)
+    description = dlkit.models.describe(dlkit.models.create(model, **keywords))
+    if as_json:
+        print(json.dumps(description.to_dict()))
+    else:
+        console.print(description)
+
+
+def check(folder: str) -> None:
+    report = dlkit.data.from_folder(folder).check()
+    console.print(report)
+    if not report.ok:
+        raise InputError(f"{folder}: some files cannot be used; see above")
+
+
+def _validation(source: Any, held_out: Any, seed: int) -> tuple[Any, Any]:
+    """Training part and validation part; a held-out test set is never used to choose anything."""
+    return source.split(0.85, 0.15, seed=seed)
+
+
+def _plan(source: Any, model: str, recipe: str, settings: dict[str, str], size: int) -> Any:
+    plan = dlkit.train.plan(source, model=model, recipe=recipe, size=size)
+    for reason in plan.reasons:
+        console.print(f"chosen: {reason}", highlight=False)
+    return plan.override(settings)
+
+
+def _build(plan: Any, source: Any, seed: int | None = None) -> Any:
+    """Returns the builder of the plan's model for this data; with a seed its weights are drawn from it."""
+
+    def build(**overrides: Any) -> Any:
+        if seed is not None:
+            keras.utils.set_random_seed(seed)
+        return dlkit.models.create(
+            plan.model, classes=len(source.classes), input_shape=plan.preprocess.input_shape, **overrides
+        )
+
+    return build
+
+
+def _shown(metrics: dict[str, float]) -> dict[str, str]:
+    return {name: f"{value:.4f}" for name, value in metrics.items()}
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(title: str, rows: dict[str, str]) -> None:
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    console.print(table)

@@ -1,0 +1,283 @@
+"""The command line: a command is one call into a package; nothing heavy is imported before the arguments are read."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dlkit._errors import InputError, unknown
+
+Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+Data = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+RunDir = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+Export = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPORT")]
+Settings = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="FIELD=VALUE")]
+
+
+def quickstart(runs: str = "runs/quickstart", saved_models: str = "saved_models") -> None:
+    """Digits from data to a verified SavedModel: search, training, export, prediction. No network, about 3 minutes.
+
+    Example: dlkit quickstart
+
+    Args:
+        runs: folder for the search and the run; each quickstart gets a new number in it.
+        saved_models: the export goes to SAVED_MODELS/digits/VERSION, the next free version.
+    """
+    with _frameworks():
+        from dlkit._quickstart import run
+    run(Path(runs), Path(saved_models))
+
+
+def models(json: bool = False) -> None:
+    """List the models that `train`, `tune` and `describe` know.
+
+    Example: dlkit models
+
+    Args:
+        json: print JSON instead of a table.
+    """
+    with _frameworks():
+        from dlkit import _commands
+    _commands.models(json)
+
+
+def describe(model: Model, input: int = 0, channels: int = 3, classes: int = 1000, json: bool = False) -> None:
+    """Show a model's layers, parameters, multiply-adds, memory and receptive field, without running it.
+
+    Example: dlkit describe resnet50 --input 224
+
+    Args:
+        model: a name that `dlkit models` lists.
+        input: side of the square input in pixels; 0 takes the model's own (32 for CIFAR networks, else 224).
+        channels: channels of the input.
+        classes: number of classes.
+        json: print JSON instead of a table.
+    """
+    with _frameworks():
+        from dlkit import _commands
+    _commands.describe(model, input, channels, classes, json)
+
+
+def train(
+    model: Model,
+    data: Data = "",
+    recipe: str = "",
+    set: Settings = (),
+    size: int = 0,
+    run_dir: str = "",
+    seed: int = 0,
+) -> None:
+    """Train MODEL on DATA, or on DATA alone with a model chosen for it; a run that was stopped continues.
+
+    Example: dlkit train resnet_cifar20 photos/ --set epochs=10 --set peak_lr=0.05
+
+    Args:
+        model: a name that `dlkit models` lists; leave it out to have one chosen.
+        data: a folder with one subfolder per class, "digits", or the name of a prepared TFDS data set.
+        recipe: a name of `dlkit.train.RECIPES`; empty takes the one that suits the data.
+        set: FIELD=VALUE, a field of the recipe; may be repeated.
+        size: side of the square input in pixels; 0 chooses by the data.
+        run_dir: folder of the run; empty takes runs/DATA-MODEL.
+        seed: of the initial weights, the split and the stream.
+    """
+    with _frameworks():
+        from dlkit import _commands
+    if not data:
+        model, data = "", model
+    _commands.train(model, data, recipe, _settings(set), size, run_dir, seed)
+
+
+def tune(
+    model: Model,
+    data: Data = "",
+    epochs_budget: int = 0,
+    oracle: str = "bohb",
+    recipe: str = "",
+    set: Settings = (),
+    size: int = 0,
+    directory: str = "",
+    seed: int = 0,
+) -> None:
+    """Search the learning rate, weight decay, smoothing and width of MODEL on DATA; a killed search continues.
+
+    Example: dlkit tune resnet_cifar8 digits --epochs-budget 40 --set epochs=9
+
+    Args:
+        model: a name that `dlkit models` lists; leave it out to have one chosen.
+        data: a folder with one subfolder per class, "digits", or the name of a prepared TFDS data set.
+        epochs_budget: epochs of all trials together; 0 takes eight full trainings.
+        oracle: random, bayesian, hyperband, asha or bohb.
+        recipe: a name of `dlkit.train.RECIPES`; its epochs are the most that one trial trains.
+        set: FIELD=VALUE, a field of the recipe; may be repeated.
+        size: side of the square input in pixels; 0 chooses by the data.
+        directory: folder of the search; empty takes runs/tune-DATA-MODEL.
+        seed: of the split, the suggestions and the initial weights.
+    """
+    with _frameworks():
+        from dlkit import _commands
+    if not data:
+        model, data = "", model
+    _commands.tune(model, data, epochs_budget, oracle, recipe, _settings(set), size, directory, seed)
+
+
+def evaluate(run: RunDir, data: Data) -> None:
+    """Measure the model of a run on labelled data, through the run's own preprocessing.
+
+    Example: dlkit evaluate runs/photos-resnet_cifar20 photos-test/
+
+    Args:
+        run: a run directory.
+        data: a folder with the run's classes, "digits" (its test split), or a prepared TFDS data set.
+    """
+    with _frameworks():
+        from dlkit import _commands
+    _commands.evaluate(run, data)
+
+
+def export(
+    run: RunDir, name: str = "", saved_models: str = "saved_models", version: int = 0, optimize: str = "fold"
+) -> None:
+    """Write a run's model as a verified SavedModel with preprocessing and class names in the graph.
+
+    Example: dlkit export runs/photos-resnet_cifar20 --name photos
+
+    Args:
+        run: a run directory.
+        name: name of the model in SAVED_MODELS; empty takes the run directory's.
+        saved_models: folder in the layout of TensorFlow Serving: NAME/VERSION.
+        version: an integer that is still free; 0 takes the next one.
+        optimize: fold, freeze or none.
+    """
+    with _frameworks():
+        from dlkit import _commands
+    _commands.export(run, name, saved_models, version, optimize)
+
+
+def verify(path: Export, data: str = "") -> None:
+    """Verify an export again, in a fresh process that imports only TensorFlow.
+
+    Example: dlkit verify saved_models/digits/1
+
+    Args:
+        path: a version directory.
+        data: a folder of labelled images to feed; empty feeds generated images of every format.
+    """
+    with _frameworks():
+        from dlkit import _commands
+    _commands.verify(path, data)
+
+
+def predict(
+    path: Export, files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILE")]
+) -> None:
+    """Classify image files with an export.
+
+    Example: dlkit predict saved_models/digits/1 a.png b.jpg
+
+    Args:
+        path: a version directory, or a model directory (its newest version).
+        files: JPEG, PNG, BMP, GIF or WebP files.
+    """
+    with _frameworks():
+        from dlkit import _commands
+    _commands.predict(path, files)
+
+
+def data(action: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="check")], path: Data) -> None:
+    """Check a folder of images: every file that training would refuse, with the reason.
+
+    Example: dlkit data check photos/
+
+    Args:
+        action: check.
+        path: a folder with one subfolder per class.
+    """
+    if action != "check":
+        raise InputError(f"unknown action {action!r}; `dlkit data` knows: check")
+    with _frameworks():
+        from dlkit import _commands
+    _commands.check(path)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    command.__name__: command
+    for command in (quickstart, train, tune, evaluate, export, verify, predict, models, describe, data)
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; exits with 2 for wrong input, 130 after Ctrl-C, 1 for a defect or a failed check."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    if "--version" in arguments[:1]:
+        import dlkit
+
+        print(f"dlkit {dlkit.__version__}")
+        return
+    try:
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+            raise unknown("command", arguments[0], COMMANDS)
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, args=arguments, prog="dlkit",
+            description="From a folder of images to a verified model in a serving directory. "
+            "--debug after any command shows the traceback of an error.",
+            config=(tyro.conf.OmitSubcommandPrefixes,),
+        )  # fmt: skip
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        sys.exit(_explain(error))
+
+
+def _explain(error: BaseException) -> int:
+    text = str(error) or type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        print(f"stopped: {text}", file=sys.stderr)
+        return 130
+    if isinstance(error, (InputError, FileExistsError, FileNotFoundError, PermissionError)):
+        print(f"error: {text}", file=sys.stderr)
+        return 2
+    print(f"error: {type(error).__name__}: {text}\nThe same command with --debug shows where.", file=sys.stderr)
+    return 1
+
+
+def _settings(items: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set takes FIELD=VALUE, such as --set epochs=10; got {item!r}")
+        settings[name] = value
+    return settings
+
+
+@contextlib.contextmanager
+def _frameworks() -> Iterator[None]:
+    """Holds back what TensorFlow prints while it is imported; shows it if the import fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.zeros(())  # the first operation prints too
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            said.seek(0)
+            sys.stderr.write(said.read().decode(errors="replace"))
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,92 @@
+"""One self-contained page per run: curves, learning rate, timing, recipe, data and versions."""
+
+import csv
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from dlkit._errors import InputError
+from dlkit._files import write_text
+from dlkit.report import _plots
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; color: #1b1b1b }
+h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { font-size: 1.1rem; margin-top: 2rem }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem }
+.figures svg { width: 100%; height: auto }
+table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
+td { border-top: 1px solid #e3e3e3; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
+.sub { color: #555 }
+"""
+
+
+def write(run_dir: str | Path) -> Path:
+    """Draws RUN_DIR/report.html from the run's recipe.json and history.csv and returns its path.
+
+    Raises:
+        InputError: the folder holds no run, or one without a finished epoch.
+    """
+    run_dir = Path(run_dir)
+    try:
+        held = json.loads((run_dir / "recipe.json").read_text())
+        with open(run_dir / "history.csv", newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except FileNotFoundError as error:
+        raise InputError(f"{run_dir} holds no run with a finished epoch: {error.filename} is missing") from None
+    if not rows:
+        raise InputError(f"{run_dir} holds no finished epoch yet")
+    return write_text(run_dir / "report.html", _page(run_dir.name, held, rows))
+
+
+def _page(name: str, held: dict[str, Any], rows: list[dict[str, float]]) -> str:
+    last = rows[-1]
+    summary = "   ".join(f"{key} {last[key]:.4f}" for key in _of(last, "loss", "accuracy", "mae", "iou"))
+    parts = [
+        f"<h1>{escape(name)}</h1>",
+        f'<p class="sub">after epoch {last["epoch"]:.0f} of {held["recipe"]["epochs"]}: {escape(summary)}</p>',
+        f'<div class="figures">{"".join(_figures(rows))}</div>',
+    ]
+    for title in ("recipe", "data", "preprocess", "model", "versions"):
+        parts.append(f"<h2>{title.capitalize()}</h2>{_table(held[title])}")
+    body = "\n".join(parts)
+    head = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{_STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+
+
+def _figures(rows: list[dict[str, float]]) -> list[str]:
+    epochs = [row["epoch"] for row in rows]
+
+    def both(name: str) -> dict[str, list[float]]:
+        names = {"training": name, "validation": f"val_{name}"}
+        return {label: [row[key] for row in rows] for label, key in names.items() if key in rows[0]}
+
+    units = {
+        "loss": "loss",
+        "accuracy": "accuracy (fraction)",
+        "mae": "mean absolute error",
+        "iou": "overlap (fraction)",
+    }
+    figures = [
+        _plots.curves(name.capitalize(), unit, epochs, both(name), log=name == "loss")
+        for name, unit in units.items()
+        if both(name)
+    ]
+    rates = {"learning rate": [row["learning_rate"] for row in rows]}
+    figures.append(_plots.curves("Learning rate at the end of the epoch", "learning rate", epochs, rates))
+    time = {
+        "training steps": [row["seconds"] for row in rows],
+        "of it waiting for data": [row["waiting"] for row in rows],
+    }
+    figures.append(_plots.curves("Time per epoch", "seconds", epochs, time))
+    return figures
+
+
+def _of(row: dict[str, float], *names: str) -> list[str]:
+    return [key for name in names for key in (name, f"val_{name}") if key in row]
+
+
+def _table(values: dict[str, Any]) -> str:
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in texts.items())
+    return f"<table>{rows}</table>"

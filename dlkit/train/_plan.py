@@ -1,0 +1,82 @@
+"""A sensible start for data nobody has described: input size, model and recipe, each with its reason."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dlkit._errors import InputError, unknown
+from dlkit.data import Preprocess
+from dlkit.train.recipe import Recipe
+from dlkit.train.recipes import RECIPES
+
+SAMPLE = 64  # pictures that are looked at
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train and why.
+
+    Attributes:
+        model: a name of `dlkit.models.names()`.
+        preprocess: the input definition.
+        recipe: the recipe.
+        reasons: one sentence for each choice.
+    """
+
+    model: str
+    preprocess: Preprocess
+    recipe: Recipe
+    reasons: tuple[str, ...]
+
+    def override(self, settings: Mapping[str, Any]) -> "Plan":
+        """Returns the plan with recipe fields replaced, see `Recipe.override`."""
+        return dataclasses.replace(self, recipe=self.recipe.override(settings))
+
+
+def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0) -> Plan:
+    """Chooses what the caller leaves open, by looking at `SAMPLE` pictures of `source`.
+
+    Args:
+        source: a source of pictures.
+        model: keep this model instead of choosing one.
+        recipe: a name of `RECIPES` instead of choosing one.
+        size: side of the input in pixels instead of choosing one.
+
+    Raises:
+        InputError: an unknown recipe, or a source without pictures.
+    """
+    if recipe and recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    if source.task != "classification":
+        raise InputError(f"{source.name!r} is a source for {source.task}; a plan is made for classes of pictures only")
+    side, channels = _look(source)
+    reasons = []
+    if not size:
+        size = 16 if side <= 16 else 32 if side <= 40 else 64 if side <= 80 else 128
+        reasons.append(f"input {size}x{size}x{channels}: the pictures' shorter sides are about {side} pixels")
+    if not model:
+        model = "resnet_cifar20" if size <= 64 else "resnet18"
+        reasons.append(
+            f"{model}: {'a small' if size <= 64 else 'the smallest ImageNet'} residual network for this size"
+        )
+    if not recipe:
+        recipe = "digits" if source.name.startswith("digits") else "small_images"
+        reasons.append(f"recipe {recipe}: {len(source)} training pictures")
+    chosen = RECIPES[recipe]
+    if chosen.batch * 8 > len(source):
+        chosen = dataclasses.replace(chosen, batch=max(8, 2 ** int(np.log2(max(1, len(source) // 8)))))
+        reasons.append(f"batch {chosen.batch}: at least eight steps per epoch")
+    return Plan(model, Preprocess(size, channels=channels), chosen, tuple(reasons))
+
+
+def _look(source: Any) -> tuple[int, int]:
+    """Returns the median shorter side and the channels (1 if every sampled picture is grey, else 3)."""
+    rows = source.rows[np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)]
+    read = Preprocess(1).read if source.store.encoded else np.asarray
+    pictures = [np.asarray(read(item)) for item in source.store.take(tf.constant(rows))]
+    grey = all((picture[..., :1] == picture[..., :3]).all() for picture in pictures)
+    return int(np.median([min(picture.shape[:2]) for picture in pictures])), 1 if grey else 3
