@@ -1,0 +1,194 @@
+"""What an export is checked with: files or rows, their tensors from the evaluation pipeline, the expected outputs."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dlkit._errors import InputError
+from dlkit.export._pictures import pictures
+
+BATCH = 32  # rows per request in the checks, and per `predict` step in the reference
+SAMPLES = 128  # of a source: the check takes seconds, not the length of an evaluation
+FEW = 6  # requests of a single row
+EXACT = {"main": 0.0, "probabilities": 1e-6}
+CLOSE = {"main": 1e-4, "probabilities": 1e-5}
+
+
+@dataclass
+class Cases:
+    """Inputs in the order in which they are sent.
+
+    Args:
+        files: encoded pictures; empty for a network that takes rows or tensors.
+        pixels: the decoded pictures, uint8 (height, width, channels).
+        tensors: what the evaluation pipeline feeds to the model.
+        inputs: raw rows of a tabular network, before its preprocessing.
+        targets: class numbers of labelled samples.
+        expected: the outputs of the float32 model behind the evaluation pipeline.
+        features: the pooled features, where the network shows them.
+    """
+
+    files: list[bytes] = field(default_factory=list)
+    pixels: list[np.ndarray] = field(default_factory=list)
+    tensors: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    inputs: np.ndarray | None = None
+    targets: np.ndarray | None = None
+    expected: np.ndarray | None = None
+    features: np.ndarray | None = None
+
+    @property
+    def batch(self) -> int:
+        """Rows per request."""
+        return min(BATCH, len(self.tensors))
+
+    def first(self, count: int) -> "Cases":
+        """Returns the first `count` rows."""
+        part = [None if value is None else value[:count] for value in (self.inputs, self.targets, self.expected, self.features)]
+        return Cases(self.files[:count], self.pixels[:count], self.tensors[:count], *part)
+
+    def example(self, argument: str) -> tf.Tensor:
+        """Returns one row for the signature input `argument`, for a warm-up request."""
+        if argument == "image_bytes":
+            return tf.constant(self.files[:1])
+        if argument == "images":
+            return tf.constant(self.pixels[0][None])
+        if argument == "examples":
+            return tf.constant([example(self.files[0])])
+        return tf.constant((self.tensors if self.inputs is None or argument == "tensors" else self.inputs)[:1])
+
+    def save(self, path: Path) -> None:
+        """Writes what `load` needs to repeat the check elsewhere: the inputs and the expected outputs, not the tensors."""
+        arrays = self.arrays()
+        if self.files or self.inputs is not None:
+            del arrays["tensors"]
+        np.savez_compressed(path, **{name: value for name, value in arrays.items() if not name.startswith("pixels_")})  # type: ignore[arg-type]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns everything as named arrays, for the fresh process."""
+        found = {f"file_{i}": np.frombuffer(file, np.uint8) for i, file in enumerate(self.files)}
+        found |= {f"pixels_{i}": value for i, value in enumerate(self.pixels[:FEW])}
+        optional = {"inputs": self.inputs, "targets": self.targets, "expected": self.expected, "features": self.features}
+        return found | {"tensors": self.tensors} | {name: value for name, value in optional.items() if value is not None}
+
+
+def generated(preprocess: Any, shape: tuple[int | None, ...]) -> Cases:
+    """Returns cases without data: pictures of every format, or rows from a fixed seed."""
+    if hasattr(preprocess, "from_bytes"):
+        return of_files(list(pictures(*preprocess.input_shape[:2]).values()), preprocess)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(12, *(32 if side is None else side for side in shape))).astype(np.float32)
+    if preprocess is None:
+        return Cases(tensors=rows)
+    return Cases(inputs=rows, tensors=np.asarray(preprocess(rows), np.float32))
+
+
+def of_files(files: list[bytes], preprocess: Any) -> Cases:
+    """Returns cases of encoded pictures, preprocessed in Python by the evaluation pipeline's own object."""
+    tensors = tf.function(preprocess.from_bytes, input_signature=[tf.TensorSpec([None], tf.string)])
+    read = tf.function(preprocess.read, input_signature=[tf.TensorSpec([], tf.string)])
+    parts = [tensors(tf.constant(files[i : i + BATCH])).numpy() for i in range(0, len(files), BATCH)]
+    pixels = [read(tf.constant(file)).numpy() for file in files[:FEW]]
+    return Cases(files=files, pixels=pixels, tensors=np.concatenate(parts))
+
+
+def load(path: Path, preprocess: Any) -> Cases:
+    """Returns the cases that an export carries, with tensors from today's evaluation pipeline."""
+    with np.load(path, allow_pickle=False) as file:
+        stored = dict(file)
+    count = sum(name.startswith("file_") for name in stored)
+    if count:
+        cases = of_files([stored[f"file_{i}"].tobytes() for i in range(count)], preprocess)
+    elif "inputs" in stored:
+        cases = Cases(inputs=stored["inputs"], tensors=np.asarray(preprocess(stored["inputs"]), np.float32))
+    else:
+        cases = Cases(tensors=stored["tensors"])
+    cases.expected, cases.features = stored["expected"], stored.get("features")
+    return cases
+
+
+def example(content: bytes) -> bytes:
+    """Returns the serialized tf.train.Example that the signature `tf_example` takes."""
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
+    return tf.train.Example(features=tf.train.Features(feature={"image/encoded": feature})).SerializeToString()
+
+
+def of_source(source: Any, preprocess: Any, labels: Sequence[str]) -> Cases:
+    """Returns up to `SAMPLES` samples of a `Source`, spread evenly over it, with tensors from its evaluation pipeline.
+
+    Raises:
+        InputError: the source's classes are not the labels.
+    """
+    from dlkit.data import eval_pipeline
+
+    if labels and source.classes is not None and tuple(source.classes) != tuple(labels):
+        raise InputError(_different(source, labels))
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLES, len(source))).round().astype(np.int64))
+    part = source.subset(chosen)
+    inputs = [batch.numpy() for batch, _ in eval_pipeline(part, preprocess, BATCH)]
+    tensors = np.concatenate(inputs)
+    targets = None if part.labels is None or not labels else np.asarray(part.labels)
+    stored = part.take(np.arange(len(part))).numpy()
+    if not hasattr(preprocess, "from_bytes"):
+        return Cases(inputs=None if preprocess is None else stored, tensors=tensors, targets=targets)
+    files = list(stored) if stored.dtype == object else [tf.io.encode_png(picture).numpy() for picture in stored]
+    cases = of_files(files, preprocess)
+    return dataclasses.replace(cases, tensors=tensors, targets=targets)
+
+
+def joined(first: Cases, second: Cases) -> Cases:
+    """Returns the rows of both; rows without a target get -1."""
+
+    def both(name: str) -> np.ndarray | None:
+        pair = getattr(first, name), getattr(second, name)
+        return None if pair[0] is None or pair[1] is None else np.concatenate(pair)
+
+    targets = None
+    if second.targets is not None:
+        targets = np.concatenate([np.full(len(first.tensors), -1), second.targets])
+    pixels = [*first.pixels, *second.pixels]
+    tensors = np.concatenate([first.tensors, second.tensors])
+    return Cases([*first.files, *second.files], pixels, tensors, both("inputs"), targets)
+
+
+def _different(source: Any, labels: Sequence[str]) -> str:
+    theirs, ours = tuple(source.classes), tuple(labels)
+    if sorted(theirs) == sorted(ours):
+        return f"{source.name!r} has the labels in another order: {', '.join(theirs[:5])}... instead of {', '.join(ours[:5])}..."
+    strange = [name for name in theirs if name not in ours] or [name for name in ours if name not in theirs]
+    return (
+        f"{source.name!r} has {len(theirs)} classes, the labels are {len(ours)}; only on one side: {', '.join(strange[:5])}. "
+        "The labels have to be the classes the model was trained with, in their order"
+    )
+
+
+def in_batches(function: Callable[[np.ndarray], Any], rows: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Calls `function` on `batch` rows at a time and joins each of its outputs."""
+    parts = [tf.nest.flatten(function(rows[i : i + batch])) for i in range(0, len(rows), batch)]
+    return [np.concatenate([np.asarray(value) for value in column]) for column in zip(*parts, strict=True)]
+
+
+def request(cases: Cases, manifest: dict[str, Any], exact: bool) -> dict[str, Any]:
+    """Returns what the fresh process has to know besides the arrays."""
+    near = EXACT if exact else CLOSE
+    other = {"main": near["main"] + 1e-5, "probabilities": 1e-5 if exact else 2e-5}
+    return {
+        "task": manifest["task"],
+        "labels": manifest["labels"],
+        "top": manifest["top"],
+        "temperature": manifest["temperature"],
+        "expects_probabilities": manifest["model"]["gives"] == "probabilities",
+        "signatures": manifest["signatures"],
+        "frozen": manifest["optimize"] == "freeze",
+        "parameter_bytes": manifest["model"]["bytes"],
+        "graph_bytes": 4_000_000,
+        "limits": {"same_batch": near, "other_batch": other, "batch": 1e-5},
+        "batch": cases.batch,
+        "few": FEW,
+        "files": len(cases.files),
+        "samples": len(cases.tensors),
+    }

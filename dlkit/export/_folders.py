@@ -1,0 +1,93 @@
+"""The folder of an export: versions, the lock of its writer, leftovers of killed ones."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from dlkit._errors import InputError
+
+
+def versions(directory: str | os.PathLike[str]) -> list[int]:
+    """Returns the version numbers that TensorFlow Serving would see in `directory`, in order."""
+    folder = Path(directory)
+    if not folder.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal() and entry.is_dir())
+
+
+def version_folder(path: str | os.PathLike[str]) -> Path:
+    """Returns the export that `path` means: a version folder itself, or the newest version inside a folder of them.
+
+    Raises:
+        InputError: there is neither.
+    """
+    folder = Path(path)
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    found = versions(folder)
+    if found:
+        return folder / str(found[-1])
+    what = "does not exist" if not folder.exists() else "holds neither a saved_model.pb nor numbered versions"
+    raise InputError(f"{folder} {what}; expected an export such as saved_models/digits/1, see dlkit.export.saved_model")
+
+
+def check_target(directory: str | os.PathLike[str], version: int | None) -> Path:
+    """Returns `directory` as a path, after refusing what cannot become an export.
+
+    Raises:
+        InputError: `directory` is a file or itself a version, `version` is no positive integer or exists already.
+    """
+    folder = Path(directory)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give the folder that holds the versions, e.g. saved_models/digits")
+    if (folder / "saved_model.pb").exists():
+        raise InputError(f"{folder} is an exported version itself; give its parent, {folder.parent}")
+    if version is None:
+        return folder
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise InputError(f"version={version!r}; expected a positive integer, or None for the next free one")
+    if (folder / str(version)).exists():
+        raise InputError(
+            f"{folder / str(version)} exists already and is left alone; use version=None for the next free number "
+            f"({next_version(folder)})"
+        )
+    return folder
+
+
+def next_version(directory: str | os.PathLike[str]) -> int:
+    """Returns the number behind the highest one that exists, 1 in an empty folder."""
+    folder = Path(directory)
+    taken = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()] if folder.is_dir() else []
+    return max(taken, default=0) + 1
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[Path]:
+    """Holds the folder for one writer and yields a hidden scratch folder in it; clears what killed exports left.
+
+    The lock belongs to the process, so a killed one never keeps it. A folder that was made for an export which then
+    failed is removed again.
+    """
+    existed = directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = directory / ".lock"
+    try:
+        with filelock.FileLock(lock):
+            for leftover in directory.glob(".*.tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            scratch = Path(tempfile.mkdtemp(dir=directory, prefix=".check.", suffix=".tmp"))
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except BaseException:
+        if not existed:
+            lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        raise

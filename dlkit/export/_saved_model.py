@@ -1,0 +1,168 @@
+"""From a trained model to `<directory>/<version>/`: written hidden, checked in a fresh process, shown by one rename."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from dlkit import _files
+from dlkit.export import _cases, _folders, _manifest, _options, _warmup
+from dlkit.export._cases import Cases
+from dlkit.export._options import Options
+from dlkit.export._process import Checker
+from dlkit.export._report import VerificationError
+from dlkit.export._signatures import TOP, Servable, interface, trace
+
+
+def saved_model(
+    model: Any,
+    preprocess: Any,
+    labels: Sequence[str] | None,
+    directory: str | os.PathLike[str],
+    *,
+    version: int | None = None,
+    verify_on: Any = None,
+    optimize: str | None = "fold",
+    precision: str = "float32",
+    task: str | None = None,
+    temperature: float = 1.0,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a SavedModel that computes what was evaluated, and shows it only after a fresh process has proven so.
+
+        serving_default  image_bytes (encoded files) -> probabilities, logits, classes, scores
+        images           uint8 pictures of any size        tensors     float32, already preprocessed
+        tf_example       serialized tf.train.Example       features    pooled embeddings of encoded files
+        tolerant         like serving_default; an undecodable file answers zeros and a text in `error`
+
+    The signatures are dlkit's own: the model runs with `training=False` and in float32, `preprocess` is in the graph,
+    and TensorFlow alone loads the result. `classes` and `scores` are the best five names with their probabilities;
+    a regression answers `predictions`, a box task `boxes`. The folder's writer holds a lock, so that exports into
+    one folder follow each other.
+
+    Args:
+        model: a Keras model with one input and one output: logits or probabilities, one per label.
+        preprocess: the `dlkit.data.Preprocess` of the evaluation pipeline; None for a network fed with tensors.
+        labels: class names in the order of the outputs; None for regression and boxes.
+        directory: holds the versions, e.g. `saved_models/digits`; its last part is the model's name for the server.
+        version: a positive integer; None takes the next free one.
+        verify_on: a `dlkit.data.Source` whose pictures go through the check too; None generates pictures of every format.
+        optimize: "fold" merges batch normalisation into the weights before it; "freeze" also turns the weights
+            into constants (fastest, more memory at load); None changes nothing: bit-equal to `model.predict`.
+        precision: "float32", whatever the training used.
+        task: "classification", "regression" or "box"; None: classification with labels, regression without.
+        temperature: the logits are divided by it before the softmax; 1 leaves the probabilities as trained.
+        about: recipe, metrics, data fingerprint: JSON values for the manifest and the model card.
+
+    Returns:
+        The version's folder. It holds saved_model.pb, variables/, assets/labels.txt, manifest.json,
+        verification.json, README.md (the model card) and assets.extra/ (warm-up requests, verification samples).
+
+    Raises:
+        InputError: labels, shapes, names or the target do not fit; nothing was written.
+        VerificationError: the export does not compute what was evaluated; nothing was published.
+
+    Example:
+        >>> import keras, tempfile
+        >>> from dlkit.data import Preprocess
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+        >>> path = saved_model(model, Preprocess(8), ["cat", "dog"], tempfile.mkdtemp())  # doctest: +SKIP
+        >>> path.name  # doctest: +SKIP
+        '1'
+    """
+    options = _options.checked(labels, directory, version, optimize, precision, task, temperature, about)
+    shape = _options.input_shape(model, preprocess)
+    with Checker() as checker, _folders.writing(options.directory) as scratch:
+        return _Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
+
+
+class _Export:
+    """One export on its way: the network, its reference outputs, and what is written."""
+
+    def __init__(self, model: Any, preprocess: Any, shape: tuple[int | None, ...], options: Options):
+        from dlkit.export import _net  # here, so that `predict` and `verify` need no Keras
+
+        self._net = _net
+        self.name, self.preprocess, self.shape, self.options = model.name, preprocess, shape, options
+        self.model = _net.in_float32(model)
+        self.rewrites: dict[str, Any] = {}
+
+    def write(self, verify_on: Any, checker: Checker, scratch: Path) -> Path:
+        """Writes the next version, checked, and returns its folder."""
+        stored = _cases.generated(self.preprocess, self.shape)
+        cases = stored
+        if verify_on is not None:
+            cases = _cases.joined(stored, _cases.of_source(verify_on, self.preprocess, self.options.labels))
+        cases.expected = self.model.predict(cases.tensors, batch_size=cases.batch, verbose=0)
+        _options.check_outputs(cases.expected, self.options)
+        servable = self._servable(cases)
+        number = self.options.version or _folders.next_version(self.options.directory)
+        path = self.options.directory / str(number)
+        manifest = self._manifest(servable, number)
+        with _files.new_folder(path) as folder:
+            _write(folder, servable, manifest, cases, len(stored.tensors))
+            request = _cases.request(cases, manifest, exact=self.options.optimize is None) | {"export": str(folder)}
+            report = dataclasses.replace(checker.run(scratch, request, cases.arrays()), path=str(path))
+            if not report.ok:
+                raise VerificationError(report)
+            _files.write_json(folder / _manifest.VERIFICATION, report.to_dict())
+            _files.write_text(folder / _manifest.CARD, _manifest.model_card(manifest, report))
+        return path
+
+    def _servable(self, cases: Cases) -> Servable:
+        """Traces the network once, notes its features as a reference, and optimises it."""
+        options, net = self.options, self._net.served(self.model, self.options.task)
+        softmax = options.task == "classification" and self._net.ends_in_softmax(self.model)
+        hidden = options.task == "classification" and not softmax and self._net.sums_to_one(cases.expected)
+        self.gives = "probabilities" if softmax or hidden else "logits"
+        core = trace(net.model, self.shape, net.names, log=hidden)
+        if "features" in net.names:
+            cases.features = _cases.in_batches(lambda rows: core(tf.constant(rows))["features"], cases.tensors, cases.batch)[0]
+        if options.optimize is not None:
+            from dlkit.export import _optimize
+
+            core, self.rewrites = _optimize.optimised(core, net, options.optimize, self.shape, cases.tensors[: cases.batch], hidden)
+        return Servable(core, self.preprocess, self.shape, options.task, options.labels, options.temperature)
+
+    def _manifest(self, servable: Servable, number: int) -> dict[str, Any]:
+        options = self.options
+        weights = _manifest.weights_record(servable.module.weights)
+        return {
+            "format": _manifest.FORMAT,
+            "name": options.directory.resolve().name,
+            "version": number,
+            "created": _manifest.now(),
+            "task": options.task,
+            "labels": list(options.labels),
+            "top": min(TOP, len(options.labels)),
+            "temperature": options.temperature,
+            "optimize": options.optimize,
+            "precision": options.precision,
+            "rewrites": self.rewrites,
+            "model": {"name": self.name, "gives": self.gives, **weights},
+            "input_shape": list(self.shape),
+            "preprocess": _manifest.preprocess_record(self.preprocess),
+            "signatures": interface(servable.signatures()),
+            "versions": _manifest.versions(),
+            "about": options.about,
+        }
+
+
+def _write(folder: Path, servable: Servable, manifest: dict[str, Any], cases: Cases, stored: int) -> None:
+    """Writes everything but the verification: graph and weights, labels, manifest, samples, warm-up requests."""
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(servable.module, str(folder), servable.signatures(), options)
+    if manifest["labels"]:
+        _files.write_text(folder / "assets" / "labels.txt", "\n".join(manifest["labels"]) + "\n")
+    _files.write_json(folder / _manifest.MANIFEST, manifest)
+    extra = folder / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    cases.first(stored).save(folder / _manifest.SAMPLES)
+    requests = []
+    for name, signature in manifest["signatures"].items():
+        argument = next(iter(signature["inputs"]))
+        requests.append((name, {argument: cases.example(argument)}))
+    _warmup.write_requests(extra / "tf_serving_warmup_requests", requests)
