@@ -48,7 +48,10 @@ class Cases:
 
     def first(self, count: int) -> "Cases":
         """Returns the first `count` rows."""
-        part = [None if value is None else value[:count] for value in (self.inputs, self.targets, self.expected, self.features)]
+        part = [
+            None if value is None else value[:count]
+            for value in (self.inputs, self.targets, self.expected, self.features)
+        ]
         return Cases(self.files[:count], self.pixels[:count], self.tensors[:count], *part)
 
     def example(self, argument: str) -> tf.Tensor:
@@ -62,7 +65,7 @@ class Cases:
         return tf.constant((self.tensors if self.inputs is None or argument == "tensors" else self.inputs)[:1])
 
     def save(self, path: Path) -> None:
-        """Writes what `load` needs to repeat the check elsewhere: the inputs and the expected outputs, not the tensors."""
+        """Writes what `load` needs to repeat the check elsewhere: inputs and expected outputs, not the tensors."""
         arrays = self.arrays()
         if self.files or self.inputs is not None:
             del arrays["tensors"]
@@ -72,8 +75,15 @@ class Cases:
         """Returns everything as named arrays, for the fresh process."""
         found = {f"file_{i}": np.frombuffer(file, np.uint8) for i, file in enumerate(self.files)}
         found |= {f"pixels_{i}": value for i, value in enumerate(self.pixels[:FEW])}
-        optional = {"inputs": self.inputs, "targets": self.targets, "expected": self.expected, "features": self.features}
-        return found | {"tensors": self.tensors} | {name: value for name, value in optional.items() if value is not None}
+        optional = {
+            "inputs": self.inputs,
+            "targets": self.targets,
+            "expected": self.expected,
+            "features": self.features,
+        }
+        return (
+            found | {"tensors": self.tensors} | {name: value for name, value in optional.items() if value is not None}
+        )
 
 
 def generated(preprocess: Any, shape: tuple[int | None, ...]) -> Cases:
@@ -158,11 +168,12 @@ def joined(first: Cases, second: Cases) -> Cases:
 def _different(source: Any, labels: Sequence[str]) -> str:
     theirs, ours = tuple(source.classes), tuple(labels)
     if sorted(theirs) == sorted(ours):
-        return f"{source.name!r} has the labels in another order: {', '.join(theirs[:5])}... instead of {', '.join(ours[:5])}..."
+        orders = [", ".join(names[:5]) for names in (theirs, ours)]
+        return f"{source.name!r} has the labels in another order: {orders[0]}, ... instead of {orders[1]}, ..."
     strange = [name for name in theirs if name not in ours] or [name for name in ours if name not in theirs]
     return (
-        f"{source.name!r} has {len(theirs)} classes, the labels are {len(ours)}; only on one side: {', '.join(strange[:5])}. "
-        "The labels have to be the classes the model was trained with, in their order"
+        f"{source.name!r} has {len(theirs)} classes, the labels are {len(ours)}; only on one side: "
+        f"{', '.join(strange[:5])}. The labels have to be the classes the model was trained with, in their order"
     )
 
 

@@ -2,9 +2,9 @@
 
 Run by path, never as part of the package:
 
-    python -P _check.py        (then one line on standard input: the folder with request.json and cases.npz)
+    python -P _check.py        (then lines on standard input: folders with request.json and cases.npz)
 
-It answers with result.json in that folder. Nothing here may import from dlkit: that is the point.
+It answers with result.json in each folder. Nothing here may import from dlkit: that is the point.
 """
 
 import importlib.machinery
@@ -25,7 +25,7 @@ class _Hidden:
 
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.names:
-            return importlib.machinery.ModuleSpec(name, self, origin=os.devnull)
+            return importlib.machinery.ModuleSpec(name, self, origin=os.devnull)  # type: ignore[arg-type]
         return None
 
     def create_module(self, spec):
@@ -161,7 +161,10 @@ class Checks:
         ranked = np.take_along_axis(found["probabilities"], order, -1)
         names = [[name.decode() for name in row] for row in found["classes"]]
         right = names == [[self.request["labels"][i] for i in row] for row in order]
-        self.add(f"{name} classes and scores are the best of its probabilities", right and np.array_equal(ranked, found["scores"]))
+        self.add(
+            f"{name} classes and scores are the best of its probabilities",
+            right and np.array_equal(ranked, found["scores"]),
+        )
 
     def encoded(self, signature, rows, first=False):
         found = self.batches(signature, next(iter(self.request["signatures"][signature]["inputs"])), rows)
@@ -174,9 +177,13 @@ class Checks:
         if "targets" in self.cases and self.classification:
             known = self.cases["targets"] >= 0
             targets = self.cases["targets"][known]
-            share, evaluated = (float(np.mean(v[known].argmax(-1) == targets)) for v in (found["logits"], self.cases["expected"]))
+            share, evaluated = (
+                float(np.mean(v[known].argmax(-1) == targets)) for v in (found["logits"], self.cases["expected"])
+            )
             self.accuracy = share
-            self.add("accuracy on the labelled sample", share == evaluated, detail=f"{share:.4f}, evaluated {evaluated:.4f}")
+            self.add(
+                "accuracy on the labelled sample", share == evaluated, detail=f"{share:.4f}, evaluated {evaluated:.4f}"
+            )
 
     def agreement(self, found, expected):
         """Share of rows with the same best class; a tie within float32 rounding counts as the same."""
@@ -185,15 +192,10 @@ class Checks:
         return float(np.mean(top - best <= 1e-6 * np.maximum(1.0, np.abs(top))))
 
     def images(self):
+        """Every picture on its own, because they differ in size."""
         rows = range(min(len(self.files), self.request["few"]))
-        for i in rows:
-            pixels = self.cases[f"pixels_{i}"]
-            found = self.answer("images", images=tf.constant(pixels[None]))
-            if i == 0:
-                parts = {name: [] for name in found}
-            for name, value in found.items():
-                parts[name].append(value)
-        joined = {name: np.concatenate(value) for name, value in parts.items()}
+        parts = [self.answer("images", images=tf.constant(self.cases[f"pixels_{i}"][None])) for i in rows]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         self.outputs("images", joined, slice(len(rows)), same_batch=False)
 
     def tensors(self):
@@ -231,10 +233,16 @@ class Checks:
         self.near("features", found, expected, self.request["limits"]["same_batch"]["main"] * scale)
 
     def wrong_files(self):
-        bad = {"empty bytes": b"", "a text file": b"this is no picture", "half a file": self.files[0][: len(self.files[0]) // 2]}
+        bad = {
+            "empty bytes": b"",
+            "a text file": b"this is no picture",
+            "half a file": self.files[0][: len(self.files[0]) // 2],
+        }
         for name, content in bad.items():
             files = tf.constant([self.files[0], content])
-            self.raises(f"{name}: the request fails", lambda files=files: self.answer("serving_default", image_bytes=files))
+            self.raises(
+                f"{name}: the request fails", lambda files=files: self.answer("serving_default", image_bytes=files)
+            )
 
     def tolerant(self):
         files = [self.files[0], b"this is no picture", *self.files[1 : self.request["few"]], b""]
@@ -243,13 +251,20 @@ class Checks:
         served = {name: value[good] for name, value in found.items()}
         self.outputs("tolerant", served, slice(len(good)), same_batch=False)
         texts = [text.decode() for text in found["error"]]
-        zeros = all(not np.any(found[name][[1, -1]] != (b"" if found[name].dtype == object else 0)) for name in found if name != "error")
+        zeros = all(
+            not np.any(found[name][[1, -1]] != (b"" if found[name].dtype == object else 0))
+            for name in found
+            if name != "error"
+        )
         right = zeros and all(texts[i] == "" for i in good) and all(texts[i] for i in (1, len(files) - 1))
         self.add("tolerant answers zeros and a reason for an undecodable file only", right, detail=texts[1])
 
     def wrong_shapes(self):
         tensors = self.cases["tensors"][:1]
-        self.raises("tensors of a wrong type: the request fails", lambda: self.answer("tensors", tensors=tf.constant(tensors, tf.float64)))
+        self.raises(
+            "tensors of a wrong type: the request fails",
+            lambda: self.answer("tensors", tensors=tf.constant(tensors, tf.float64)),
+        )
         wrong = tf.constant(np.concatenate([tensors, tensors], axis=-1))
         self.raises("tensors of a wrong shape: the request fails", lambda: self.answer("tensors", tensors=wrong))
         if self.files:
@@ -292,8 +307,8 @@ def _saved_model_proto():
     return saved_model_pb2.SavedModel()
 
 
-def main():
-    folder = Path(sys.stdin.readline().rstrip("\n"))
+def check(folder):
+    """Answers the request in `folder`; the result appears there by one rename."""
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     with np.load(folder / "cases.npz", allow_pickle=False) as file:
         cases = dict(file)
@@ -305,7 +320,14 @@ def main():
         checks.add("runs to the end", False, detail=f"{type(error).__name__} in {last.name}: {_sentence(error)}")
     versions = {"tensorflow": tf.__version__, "numpy": np.__version__, "python": platform.python_version()}
     result = {"checks": checks.rows, "versions": versions, "accuracy": getattr(checks, "accuracy", None)}
-    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    (folder / "result.tmp").write_text(json.dumps(result), encoding="utf-8")
+    (folder / "result.tmp").rename(folder / "result.json")
+
+
+def main():
+    """One folder per line on standard input; ends with it, so also when the asking process is killed."""
+    for line in sys.stdin:
+        check(Path(line.rstrip("\n")))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def read(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         made = manifest["format"]
     except FileNotFoundError as error:
-        raise InputError(f"{folder} has no {MANIFEST}; only an export by dlkit.export.saved_model can be read here") from error
+        raise InputError(
+            f"{folder} has no {MANIFEST}; only an export by dlkit.export.saved_model can be read here"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); export the model again") from error
     if made != FORMAT:
@@ -96,7 +98,10 @@ def model_card(manifest: Mapping[str, Any], report: Report) -> str:
         lines += ["", f"## {_plain(title).capitalize()}", "", *_entries(about[title])]
     lines += ["", "## Inputs and outputs", "", "| signature | inputs | outputs |", "|---|---|---|"]
     for name, signature in manifest["signatures"].items():
-        inputs, outputs = (", ".join(f"`{key}` {_type(value)}" for key, value in signature[side].items()) for side in ("inputs", "outputs"))
+        inputs, outputs = (
+            ", ".join(f"`{key}` {_type(value)}" for key, value in signature[side].items())
+            for side in ("inputs", "outputs")
+        )
         lines.append(f"| `{name}` | {inputs} | {outputs} |")
     lines += ["", *_preprocessing(manifest), *_labels(manifest["labels"]), *_verification(report)]
     return "\n".join(lines) + "\n"
@@ -123,8 +128,9 @@ def _verification(report: Report) -> list[str]:
     return [
         "## Verification",
         "",
-        f"{len(report.checks)} checks {state} in a fresh process with TensorFlow alone, {report.samples} samples, largest "
-        f"difference from the evaluation pipeline {report.max_difference:.3g}.{accuracy} Details: `verification.json`.",
+        f"{len(report.checks)} checks {state} in a fresh process with TensorFlow alone, {report.samples} samples, "
+        f"largest difference from the evaluation pipeline {report.max_difference:.3g}.{accuracy} "
+        "Details: `verification.json`.",
     ]
 
 

@@ -51,7 +51,8 @@ def served(model: keras.Model, task: str) -> Net:
         return Net(model, (MAIN[task],))
     if len(model.outputs) != 1 or len(model.inputs) != 1:
         raise InputError(
-            f"{model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; an export takes one of each"
+            f"{model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; an export takes one of "
+            "each"
         )
     main = model.outputs[0]
     if task == "classification":
@@ -80,7 +81,8 @@ def _before_softmax(tensor: Any) -> Any:
     activation = getattr(operation, "activation", None)
     if activation is keras.activations.sigmoid:
         raise InputError(
-            f"the last layer {operation.name!r} is a sigmoid; classification needs one output per class: logits or a softmax"
+            f"the last layer {operation.name!r} is a sigmoid; classification needs one output per class: logits or "
+            "a softmax"
         )
     if isinstance(operation, keras.layers.Softmax) and operation.axis in (-1, len(tensor.shape) - 1):
         return inputs[0]

@@ -80,7 +80,7 @@ def freeze(core: Core) -> Core:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     frozen = convert_variables_to_constants_v2(core.function, lower_control_flow=False)
-    return Core(frozen, core.names)
+    return Core(frozen, core.names, core.weights)
 
 
 def _pairs(model: keras.Model) -> list[tuple[Any, Any]]:
@@ -109,7 +109,11 @@ def _pairs(model: keras.Model) -> list[tuple[Any, Any]]:
 
 def _is_linear(layer: Any) -> bool:
     known = type(layer) in (*LINEAR, keras.layers.DepthwiseConv2D)
-    return known and layer.activation is keras.activations.linear and getattr(layer, "data_format", "channels_last") == "channels_last"
+    return (
+        known
+        and layer.activation is keras.activations.linear
+        and getattr(layer, "data_format", "channels_last") == "channels_last"
+    )
 
 
 def _last_axis(norm: Any, tensor: Any) -> bool:
@@ -138,8 +142,10 @@ def affine(norm: Any) -> tuple[np.ndarray, np.ndarray]:
     return scale, beta - scale * mean
 
 
-def optimised(core: Core, net: Any, how: str, shape: tuple[int | None, ...], tensors: np.ndarray, log: bool) -> tuple[Core, dict[str, Any]]:
-    """Returns the faster core and the record of what was done: rewrites, difference, latency of one row before and after."""
+def optimised(
+    core: Core, net: Any, how: str, shape: tuple[int | None, ...], tensors: np.ndarray, log: bool
+) -> tuple[Core, dict[str, Any]]:
+    """Returns the faster core and what was done: rewrites, difference, latency of one row before and after."""
     folded = fold(net.model)
     better = trace(folded.model, shape, net.names, log=log) if folded.batch_norms else core
     if how == "freeze":
@@ -152,11 +158,12 @@ def optimised(core: Core, net: Any, how: str, shape: tuple[int | None, ...], ten
 def latencies(cores: tuple[Core, ...], tensors: np.ndarray, runs: int = 9) -> list[float]:
     """Returns the median milliseconds of each core on `tensors`, measured in turns after two calls each."""
     rows = tf.constant(tensors)
+    calls = [tf.function(lambda rows, core=core: core(rows)[core.names[0]], autograph=False) for core in cores]
     taken: list[list[float]] = [[] for _ in cores]
     for run in range(runs + 2):
-        for i, core in enumerate(cores):
+        for i, call in enumerate(calls):
             started = time.perf_counter()
-            core(rows)[core.names[0]].numpy()
+            call(rows).numpy()
             if run >= 2:
                 taken[i].append(1000 * (time.perf_counter() - started))
     return [round(statistics.median(times), 3) for times in taken]

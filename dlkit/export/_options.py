@@ -58,14 +58,18 @@ def checked(
     if precision not in PRECISION:
         raise unknown("precision", precision, PRECISION)
     if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
-        raise InputError(f"temperature={temperature!r}; expected a positive number, 1 leaves the probabilities as trained")
+        raise InputError(
+            f"temperature={temperature!r}; expected a positive number, 1 leaves the probabilities as trained"
+        )
     try:
-        about = json.loads(json.dumps(dict(about or {})))
+        record: dict[str, Any] = json.loads(json.dumps(dict(about or {})))
     except (TypeError, ValueError) as error:
-        raise InputError(f"about holds what JSON cannot: {error}; give plain numbers, strings, lists and dicts") from error
+        raise InputError(
+            f"about holds what JSON cannot: {error}; give plain numbers, strings, lists and dicts"
+        ) from error
     names = _names(labels, task)
     folder = _folders.check_target(directory, version)
-    return Options(folder, version, names, task, optimize, precision, float(temperature), about)
+    return Options(folder, version, names, task, optimize, precision, float(temperature), record)
 
 
 def input_shape(model: Any, preprocess: Any) -> tuple[int | None, ...]:
@@ -77,16 +81,26 @@ def input_shape(model: Any, preprocess: Any) -> tuple[int | None, ...]:
     elif found is not None:
         shape = tuple(found)
     else:
-        raise InputError(f"{getattr(model, 'name', model)!r} does not tell its input shape; call it once on a batch, or give a preprocess")
+        raise InputError(
+            f"{getattr(model, 'name', model)!r} does not tell its input shape; call it once on a batch, or give a "
+            "preprocess"
+        )
     if found is None:
         return shape
     fits = len(found) == len(shape) and all(side in (None, size) for side, size in zip(shape, found, strict=True))
     if not fits:
         raise InputError(
-            f"the preprocess yields {tuple(found)}, the model takes {shape}: (height, width, channels); build one of them for "
-            "the other's size"
+            f"the preprocess yields {tuple(found)}, the model takes {shape}: (height, width, channels); build one of "
+            "them for the other's size"
         )
     return tuple(found)
+
+
+def check_width(model: Any, options: Options) -> None:
+    """Raises InputError when the number of outputs that the model declares cannot be right."""
+    shape = getattr(model, "output_shape", None)
+    if isinstance(shape, tuple) and shape and isinstance(shape[-1], int):
+        check_outputs(np.zeros([1 if side is None else side for side in shape]), options)
 
 
 def check_outputs(outputs: np.ndarray, options: Options) -> None:
@@ -98,8 +112,8 @@ def check_outputs(outputs: np.ndarray, options: Options) -> None:
     width = outputs.shape[1]
     if options.task == "classification" and width != len(options.labels):
         raise InputError(
-            f"{len(options.labels)} labels for a model with {width} outputs; give one name per output, in the order of the "
-            "training's class numbers"
+            f"{len(options.labels)} labels for a model with {width} outputs; give one name per output, in the order of "
+            "the training's class numbers"
         )
     if options.task == "box" and width != 4:
         raise InputError(f"a box task has 4 outputs (x, y, width, height), this model has {width}")

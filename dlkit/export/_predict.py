@@ -64,7 +64,9 @@ def predict(path: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]
 
 def _answers(signature: Any, names: list[Path], contents: list[bytes], top: int) -> Iterator[Prediction]:
     for i in range(0, len(names), BATCH):
-        found = {name: value.numpy() for name, value in signature(image_bytes=tf.constant(contents[i : i + BATCH])).items()}
+        found = {
+            name: value.numpy() for name, value in signature(image_bytes=tf.constant(contents[i : i + BATCH])).items()
+        }
         for row, file in enumerate(names[i : i + BATCH]):
             if found["error"][row]:
                 raise InputError(f"{file}: {found['error'][row].decode()}")

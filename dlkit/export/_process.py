@@ -19,14 +19,13 @@ SECONDS = 1800.0  # a hung graph must not hang the export for ever
 
 
 class Checker(contextlib.AbstractContextManager["Checker"]):
-    """A child process that imports only TensorFlow and waits for one export to check.
+    """A child process that imports only TensorFlow and waits for exports to check, one after the other.
 
     It runs on the processor even where an accelerator is present, which the calling process may hold entirely.
     """
 
     def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
         command = [sys.executable, "-P", "-W", "ignore", str(_SCRIPT)]
         self._process = subprocess.Popen(
@@ -39,20 +38,31 @@ class Checker(contextlib.AbstractContextManager["Checker"]):
         Raises:
             RuntimeError: the process died or hung; the message holds the end of what it printed.
         """
+        started = time.monotonic()
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
         np.savez(folder / "cases.npz", **cases)  # type: ignore[arg-type]
-        try:
-            self._process.communicate(f"{folder}\n".encode(), timeout=SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"the process that checks the export gave no answer in {SECONDS:.0f} s") from error
         result = folder / "result.json"
-        if self._process.returncode or not result.exists():
-            raise RuntimeError(f"the process that checks the export ended with {self._process.returncode}: {self._tail()}")
+        result.unlink(missing_ok=True)
+        self._ask(folder)
+        while not result.exists():
+            if self._process.poll() is not None and not result.exists():
+                raise RuntimeError(
+                    f"the process that checks the export ended with {self._process.returncode}: {self._tail()}"
+                )
+            if time.monotonic() - started > SECONDS:
+                raise RuntimeError(f"the process that checks the export gave no answer in {SECONDS:.0f} s")
+            time.sleep(0.01)
         found = json.loads(result.read_text(encoding="utf-8"))
         checks = tuple(Check(**check) for check in found["checks"])
-        seconds = time.monotonic() - self._started
-        samples = request["samples"]
-        return Report(request["export"], checks, seconds, found["versions"], samples, found["accuracy"])
+        seconds = time.monotonic() - started
+        return Report(request["export"], checks, seconds, found["versions"], request["samples"], found["accuracy"])
+
+    def _ask(self, folder: Path) -> None:
+        if self._process.stdin is None:
+            raise RuntimeError("the process that checks the export has no input")
+        with contextlib.suppress(BrokenPipeError):  # its end is noticed and told by the caller
+            self._process.stdin.write(f"{folder}\n".encode())
+            self._process.stdin.flush()
 
     def _tail(self) -> str:
         self._errors.seek(0)

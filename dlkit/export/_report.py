@@ -8,7 +8,7 @@ from dlkit._errors import InputError
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: `difference` is the largest absolute one found, `limit` what it may be; None where nothing is measured."""
+    """One comparison: the largest absolute difference found and what it may be; None where nothing is measured."""
 
     name: str
     ok: bool
@@ -24,7 +24,7 @@ class Report:
     Args:
         path: the version folder that was checked.
         checks: one `Check` per comparison, in the order they ran.
-        seconds: wall clock of the fresh process, from its start to its answer.
+        seconds: wall clock from the request to the answer, with what is left of the process's start.
         versions: of the process that checked (TensorFlow, NumPy, Python).
         samples: number of pictures (or rows) that went through.
         accuracy: share of labelled samples answered rightly, None without labels.
@@ -95,7 +95,11 @@ class Report:
         for check in self.checks:
             colour = "green" if check.ok else "bold red"
             row = (check.name, Text("ok" if check.ok else "FAILED", colour), _number(check.difference))
-            table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row), _number(check.limit), Text(check.detail))
+            table.add_row(
+                *(cell if isinstance(cell, Text) else Text(cell) for cell in row),
+                _number(check.limit),
+                Text(check.detail),
+            )
         return table
 
 
@@ -105,7 +109,9 @@ class VerificationError(RuntimeError):
     def __init__(self, report: Report):
         self.report = report
         rows = "\n".join(_line(check) for check in report.failures)
-        super().__init__(f"the export failed {len(report.failures)} of {len(report.checks)} checks, nothing was published:\n{rows}")
+        super().__init__(
+            f"the export failed {len(report.failures)} of {len(report.checks)} checks, nothing was published:\n{rows}"
+        )
 
 
 def _number(value: float | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dlkit import _files
@@ -49,7 +50,8 @@ def saved_model(
         labels: class names in the order of the outputs; None for regression and boxes.
         directory: holds the versions, e.g. `saved_models/digits`; its last part is the model's name for the server.
         version: a positive integer; None takes the next free one.
-        verify_on: a `dlkit.data.Source` whose pictures go through the check too; None generates pictures of every format.
+        verify_on: a `dlkit.data.Source`: up to 128 of its samples go through the check, behind the generated pictures
+            of every format, which None leaves alone.
         optimize: "fold" merges batch normalisation into the weights before it; "freeze" also turns the weights
             into constants (fastest, more memory at load); None changes nothing: bit-equal to `model.predict`.
         precision: "float32", whatever the training used.
@@ -75,6 +77,7 @@ def saved_model(
     """
     options = _options.checked(labels, directory, version, optimize, precision, task, temperature, about)
     shape = _options.input_shape(model, preprocess)
+    _options.check_width(model, options)
     with Checker() as checker, _folders.writing(options.directory) as scratch:
         return _Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
 
@@ -96,9 +99,9 @@ class _Export:
         cases = stored
         if verify_on is not None:
             cases = _cases.joined(stored, _cases.of_source(verify_on, self.preprocess, self.options.labels))
-        cases.expected = self.model.predict(cases.tensors, batch_size=cases.batch, verbose=0)
+        cases.expected = self._evaluated(cases)
         _options.check_outputs(cases.expected, self.options)
-        servable = self._servable(cases)
+        servable = self._servable(cases, cases.expected)
         number = self.options.version or _folders.next_version(self.options.directory)
         path = self.options.directory / str(number)
         manifest = self._manifest(servable, number)
@@ -112,24 +115,39 @@ class _Export:
             _files.write_text(folder / _manifest.CARD, _manifest.model_card(manifest, report))
         return path
 
-    def _servable(self, cases: Cases) -> Servable:
+    def _evaluated(self, cases: Cases) -> Any:
+        """The outputs of `predict`.
+
+        A server's graph has no static batch size; with one, TensorFlow may add in another order across layers. Two
+        calls with different sizes make `predict` forget it, so that the comparison can be exact.
+        """
+        if self.options.optimize is None:
+            for rows in (1, 2):
+                self.model.predict(cases.tensors[:rows], verbose=0)
+        return self.model.predict(cases.tensors, batch_size=cases.batch, verbose=0)
+
+    def _servable(self, cases: Cases, expected: np.ndarray) -> Servable:
         """Traces the network once, notes its features as a reference, and optimises it."""
         options, net = self.options, self._net.served(self.model, self.options.task)
         softmax = options.task == "classification" and self._net.ends_in_softmax(self.model)
-        hidden = options.task == "classification" and not softmax and self._net.sums_to_one(cases.expected)
+        hidden = options.task == "classification" and not softmax and self._net.sums_to_one(expected)
         self.gives = "probabilities" if softmax or hidden else "logits"
         core = trace(net.model, self.shape, net.names, log=hidden)
         if "features" in net.names:
-            cases.features = _cases.in_batches(lambda rows: core(tf.constant(rows))["features"], cases.tensors, cases.batch)[0]
+            cases.features = _cases.in_batches(
+                lambda rows: core(tf.constant(rows))["features"], cases.tensors, cases.batch
+            )[0]
         if options.optimize is not None:
             from dlkit.export import _optimize
 
-            core, self.rewrites = _optimize.optimised(core, net, options.optimize, self.shape, cases.tensors[: cases.batch], hidden)
+            core, self.rewrites = _optimize.optimised(
+                core, net, options.optimize, self.shape, cases.tensors[: cases.batch], hidden
+            )
         return Servable(core, self.preprocess, self.shape, options.task, options.labels, options.temperature)
 
     def _manifest(self, servable: Servable, number: int) -> dict[str, Any]:
         options = self.options
-        weights = _manifest.weights_record(servable.module.weights)
+        weights = _manifest.weights_record(servable.weights)
         return {
             "format": _manifest.FORMAT,
             "name": options.directory.resolve().name,

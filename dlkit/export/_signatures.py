@@ -25,7 +25,7 @@ class Servable:
 
     def __init__(
         self,
-        core: Callable[[tf.Tensor], Outputs],
+        core: "Core",
         preprocess: Any,
         shape: Sequence[int | None],
         task: str,
@@ -36,7 +36,8 @@ class Servable:
         self._labels, self._temperature = tuple(labels), temperature
         tensors = tf.TensorSpec([None, *shape], tf.float32, name="tensors")
         self.endpoints = {"tensors": _traced(lambda tensors: self._answer(tensors), tensors)}
-        self.preprocess = None
+        self.weights = core.weights
+        self.preprocess: Any = None
         if hasattr(preprocess, "from_bytes"):
             self._add_files(tensors)
         else:
@@ -67,7 +68,9 @@ class Servable:
         )
         self.endpoints |= {
             "serving_default": _traced(lambda image_bytes: self._answer(self.preprocess(image_bytes)), files),
-            "images": _traced(lambda images: self._answer(self._shaped(preprocess.from_images(images), tensors)), images),
+            "images": _traced(
+                lambda images: self._answer(self._shaped(preprocess.from_images(images), tensors)), images
+            ),
             "tf_example": _traced(tf_example, examples),
             "tolerant": _traced(lambda image_bytes: self._tolerant(image_bytes, tensors), files),
         }
@@ -86,7 +89,9 @@ class Servable:
             features = _traced(lambda tensors: {"features": self._run(tensors)["features"]}, tensors)
         else:
             files = tf.TensorSpec([None], tf.string, name="image_bytes")
-            features = _traced(lambda image_bytes: {"features": self._run(self.preprocess(image_bytes))["features"]}, files)
+            features = _traced(
+                lambda image_bytes: {"features": self._run(self.preprocess(image_bytes))["features"]}, files
+            )
         self.endpoints["features"] = features
 
     @staticmethod
@@ -142,10 +147,17 @@ def known_formats(files: tf.Tensor) -> tf.Tensor:
 
 
 class Core:
-    """A traced network: preprocessed tensors to a dict of outputs. Traced once, used by every signature."""
+    """A traced network: preprocessed tensors to a dict of outputs. Traced once, used by every signature.
 
-    def __init__(self, function: Any, names: Sequence[str]):
+    Args:
+        function: a concrete function that returns one tensor per name.
+        names: of its outputs, the main one first.
+        weights: what it computes with; empty takes the variables that it reads (constants have to be told).
+    """
+
+    def __init__(self, function: Any, names: Sequence[str], weights: Sequence[tf.Variable] = ()):
         self.function, self.names = function, tuple(names)
+        self.weights = list(weights) or _captured_variables([function])
 
     def __call__(self, tensors: tf.Tensor) -> Outputs:
         found = self.function(tensors)

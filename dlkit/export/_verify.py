@@ -48,7 +48,7 @@ def verify(path: str | os.PathLike[str], *, data: Any = None) -> Report:
 
 
 def _with_data(cases: _cases.Cases, data: Any, preprocess: Any, manifest: dict[str, Any], folder: Path) -> _cases.Cases:
-    """Adds the samples of `data`; what is expected of them is the answer of `tensors` behind the evaluation pipeline."""
+    """Adds the samples of `data`; expected of them is the answer of `tensors` behind the evaluation pipeline."""
     import tensorflow as tf
 
     from dlkit.data import from_folder
@@ -58,7 +58,9 @@ def _with_data(cases: _cases.Cases, data: Any, preprocess: Any, manifest: dict[s
     signatures = tf.saved_model.load(str(folder)).signatures
     main = "probabilities" if manifest["model"]["gives"] == "probabilities" else _MAIN[manifest["task"]]
     batch = min(_cases.BATCH, len(more.tensors))
-    more.expected = _cases.in_batches(lambda rows: signatures["tensors"](tensors=tf.constant(rows))[main], more.tensors, batch)[0]
+    more.expected = _cases.in_batches(
+        lambda rows: signatures["tensors"](tensors=tf.constant(rows))[main], more.tensors, batch
+    )[0]
     both = _cases.joined(cases, more)
     both.expected, both.features = np.concatenate([cases.expected, more.expected]), cases.features
     return both
@@ -72,5 +74,7 @@ def _preprocess(manifest: dict[str, Any], folder: Path) -> Any:
 
     made = getattr(data, record["class"], None) if record["class"] in ("Preprocess", "Standardize") else None
     if made is None:
-        raise InputError(f"{folder} was made with a preprocess of your own, {record['class']!r}; dlkit cannot rebuild it")
+        raise InputError(
+            f"{folder} was made with a preprocess of your own, {record['class']!r}; dlkit cannot rebuild it"
+        )
     return made.from_config(record["config"])
