@@ -261,13 +261,12 @@ def evaluate(model: keras.Model, source: Any, *, preprocess: Any, batch: int = 2
         InputError: the model does not fit the data.
     """
     tasks.check(model, source.task, source, preprocess)
-    forward = model.make_predict_function()
     outputs, targets = [], []
     for inputs, target in eval_pipeline(source, preprocess, batch):
-        outputs.append(forward(iter([(inputs,)])))
+        outputs.append(np.asarray(model.predict_on_batch(inputs)))
         targets.append(np.asarray(target))
-    joined = np.concatenate([np.asarray(part) for part in outputs])
-    return tasks.score(source.task, joined, np.concatenate(targets), tasks.gives_probabilities(model))
+    probabilities = tasks.gives_probabilities(model)
+    return tasks.score(source.task, np.concatenate(outputs), np.concatenate(targets), probabilities)
 
 
 @contextlib.contextmanager
@@ -276,7 +275,7 @@ def averaged(model: Any) -> Iterator[None]:
     if not model.optimizer.use_ema:
         yield
         return
-    current = [np.array(variable) for variable in model.trainable_variables]
+    current = [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.trainable_variables]
     model.optimizer.finalize_variable_values(model.trainable_variables)
     try:
         yield

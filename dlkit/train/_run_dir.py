@@ -90,7 +90,7 @@ def identity(model: Any, recipe: Recipe, train: Any, preprocess: Any) -> dict[st
         "preprocess": preprocess.get_config(),
         "classes": list(train.classes) if train.classes is not None else None,
         "data": {"name": train.name, "items": len(train), "fingerprint": train.fingerprint},
-        "model": {"name": model.name, "structure": hashlib.sha256(json.dumps(structure).encode()).hexdigest()[:16]},
+        "model": {"structure": hashlib.sha256(json.dumps(structure).encode()).hexdigest()[:16]},
         "versions": {"dlkit": dlkit.__version__, "keras": keras.__version__, "tensorflow": tf.__version__},
     }
 

@@ -93,8 +93,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _key(index: int, variable: Any) -> str:
-    """Names a variable by position and last path component: Keras numbers the scopes anew in every process."""
-    return f"{index:05d}:{variable.path.rsplit('/', 1)[-1]}:{variable.dtype}"
+    """Names a variable by position, last word and dtype: Keras numbers the scopes before it anew in every process."""
+    return f"{index:05d}:{re.split('[/_]', variable.path)[-1]}:{variable.dtype}"
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -191,7 +191,7 @@ class _Tuner(keras_tuner.engine.base_tuner.BaseTuner):
 
     def _best_text(self) -> str:
         best = self.oracle.get_best_trials(1)
-        return f"best {self.oracle.objective.name} {best[0].score:.4f}" if best else ""
+        return f"best {self.oracle.objective.name} {best[0].score:.4f}" if best and best[0].score is not None else ""
 
 
 def _seed(seed: int, trial_id: str) -> int:
