@@ -14,6 +14,7 @@ from dlkit.models._mlp import mlp
 from dlkit.models._registry import create, names
 from dlkit.models._resnet import resnet, resnet18, resnet34, resnet50, resnet101, resnet152
 from dlkit.models._resnet_cifar import resnet_cifar
+from dlkit.models._stage import named_weights
 from dlkit.models._vgg import vgg, vgg11, vgg13, vgg16, vgg19
 
 __all__ = [
@@ -21,6 +22,6 @@ __all__ = [
     "vgg", "vgg11", "vgg13", "vgg16", "vgg19",
     "resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
     "resnet_cifar",
-    "create", "names", "describe", "Description",
+    "create", "names", "describe", "Description", "named_weights",
     "SmallMapWarning",
 ]  # fmt: skip

@@ -172,11 +172,11 @@ def _rows(opened: Opened) -> tuple[list[Row], list[str]]:
         views[key] = ((1,) * axes, (1,) * axes) if axes > 0 else (None, None)
     rows, counted, warnings = [], set(), []
     for step in opened.steps:
-        field, stride = _sees(step, [views[k] for k in step.inputs])
+        field, stride = _sees(step, [views[k] for k in step.inputs if k in views])
         views.update((k, (field, stride)) for k in step.outputs)
         layer = step.operation
-        own = [] if id(layer) in counted and not step.name.startswith("stage") else getattr(layer, "weights", [])
-        counted.add(id(layer))
+        own = [] if (id(layer), step.name) in counted else getattr(layer, "weights", [])  # a shared layer counts once
+        counted.add((id(layer), step.name))
         kind = type(layer).__name__
         rows.append(
             Row(

@@ -50,7 +50,8 @@ class Opened:
             elif hasattr(operation, "blocks"):
                 written = read
                 for block, name in operation.blocks():
-                    written = self._renamed(block, written, prefix, name)
+                    gates = [self._new() for _ in block.inputs[1:]]
+                    written = self._renamed(block, [*written, *gates], prefix, name)
             if written is None:
                 written = [self._new() for _ in node.outputs]
                 self.steps.append(_step(prefix + operation.name, node, arguments, read, written))

@@ -97,20 +97,20 @@ class Block:
             return [(1, f, strides), (3, f, 1), (1, 4 * f, 1)]
         return [(1, f, 1), (3, f, strides), (1, 4 * f, 1)]
 
-    def __call__(self, x: Tensor, name: str, strides: int = 1, drop: float = 0.0, activated: bool = False) -> Tensor:
+    def __call__(self, x: Tensor, name: str, strides: int = 1, drop: Any = 0.0, activated: bool = False) -> Tensor:
         """Returns the block's output.
 
         Args:
             x: its input.
             name: prefix of its layers' names.
             strides: by which the map shrinks.
-            drop: rate of stochastic depth.
+            drop: rate of stochastic depth, or a tensor that multiplies the branch.
             activated: pre-activation only: x is normalised and activated already (the first block of a network).
         """
         apply = self._pre if self.form.preactivation else self._post
         return apply(x, name, strides, drop, activated)
 
-    def _post(self, x: Tensor, name: str, strides: int, drop: float, activated: bool) -> Tensor:
+    def _post(self, x: Tensor, name: str, strides: int, drop: Any, activated: bool) -> Tensor:
         """conv, norm, activation, ..., conv, norm; plus the shortcut; activation."""
         p, y, convs = self.parts, x, self.convs(strides)
         for i, (kernel, filters, step) in enumerate(convs, 1):
@@ -123,7 +123,7 @@ class Block:
             y = self._add(self._shortcut(x, name, strides, norm=True), y, name, drop)
         return p.activate(y, f"{name}_out")
 
-    def _pre(self, x: Tensor, name: str, strides: int, drop: float, activated: bool) -> Tensor:
+    def _pre(self, x: Tensor, name: str, strides: int, drop: Any, activated: bool) -> Tensor:
         """norm, activation, conv, ..., norm, activation, conv; plus the shortcut."""
         p, y, convs = self.parts, x, self.convs(strides)
         if not activated:
@@ -138,8 +138,10 @@ class Block:
             y = p.conv(y, filters, kernel, name=f"{name}_conv{i}", strides=step)
         return y if carried is None else self._add(carried, y, name, drop, "out")
 
-    def _add(self, carried: Tensor, y: Tensor, name: str, drop: float, add: str = "add") -> Tensor:
-        if drop > 0:
+    def _add(self, carried: Tensor, y: Tensor, name: str, drop: Any, add: str = "add") -> Tensor:
+        if not isinstance(drop, float):
+            y = keras.layers.Multiply(name=f"{name}_gated")([y, drop])
+        elif drop > 0:
             y = layers.StochasticDepth(drop, name=f"{name}_drop")(y)
         return keras.layers.Add(name=f"{name}_{add}")([carried, y])
 

@@ -7,11 +7,14 @@ import keras
 
 from dlkit._errors import InputError, unknown
 from dlkit.models._blocks import Parts, check_size, checked_shape, image_input, out_size
+from dlkit.models._remat import Rematerialized
 from dlkit.models._residual import FORMS, Block
 from dlkit.models._resnet import check_options, finish, form_of, is_large, stem_layers
+from dlkit.models._stage import Stage
 
 CHANNELS = (16, 32, 64)
 CONVS = {"basic": 2, "bottleneck": 3}
+FLAT = 36  # up to so many blocks per stage (218 layers) the model is a flat graph of layers
 
 
 def resnet_cifar(
@@ -98,14 +101,28 @@ def resnet_cifar(
     x = stem_layers(parts, inputs, parts.channels(16), large)
     for stage, filters in enumerate(CHANNELS, 2):
         make = Block(parts, form, parts.channels(filters), block == "bottleneck", shortcut, pad, residual, zero_gamma)
-        for i in range(1, n + 1):
-            done = (stage - 2) * n + i
-            strides = 2 if i == 1 and stage > 2 else 1
-            drop = stochastic_depth * done / (3 * n)
-            x = make(x, f"stage{stage}_block{i}", strides, drop, activated=done == 1)
+        rates = [stochastic_depth * ((stage - 2) * n + i) / (3 * n) for i in range(1, n + 1)]
+        x = _stage(make, x, stage, rates, remat)
     x = finish(parts, x, form.preactivation, include_top, classes, classifier_activation)
     kind = "resnet" if residual else "plain"
-    return keras.Model(inputs, x, name=name or f"{kind}_cifar{depth}_{version.replace('.', '_')}")
+    model = Rematerialized if remat and n <= FLAT else keras.Model
+    return model(inputs, x, name=name or f"{kind}_cifar{depth}_{version.replace('.', '_')}")
+
+
+def _stage(block: Block, x: Any, stage: int, rates: list[float], remat: bool) -> Any:
+    """Returns a stage's output. Beyond `FLAT` blocks all but the first are one layer: see `Stage`."""
+    first = 2 if stage > 2 else 1
+    alone = len(rates) if len(rates) <= FLAT else 1
+    for i in range(1, alone + 1):
+        x = block(x, f"stage{stage}_block{i}", first if i == 1 else 1, rates[i - 1], activated=(stage, i) == (2, 1))
+    if alone == len(rates):
+        return x
+    name, varied = f"stage{stage}_block2", rates[1:] if any(rates) else None
+    inputs = [keras.Input(x.shape[1:], name=f"{name}_input")]
+    if varied:
+        inputs.append(keras.Input((1,) * (len(x.shape) - 1), name=f"{name}_gate"))
+    template = keras.Model(inputs, block(inputs[0], name, drop=inputs[-1] if varied else 0.0), name=name)
+    return Stage(template, len(rates) - 1, varied, remat, name=f"stage{stage}_blocks")(x)
 
 
 def _blocks_per_stage(depth: Any, block: str) -> int:
