@@ -1,6 +1,5 @@
 """What an export is checked with: files or rows, their tensors from the evaluation pipeline, the expected outputs."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,11 +98,67 @@ def generated(preprocess: Any, shape: tuple[int | None, ...]) -> Cases:
 
 def of_files(files: list[bytes], preprocess: Any) -> Cases:
     """Returns cases of encoded pictures, preprocessed in Python by the evaluation pipeline's own object."""
-    tensors = tf.function(preprocess.from_bytes, input_signature=[tf.TensorSpec([None], tf.string)])
-    read = tf.function(preprocess.read, input_signature=[tf.TensorSpec([], tf.string)])
-    parts = [tensors(tf.constant(files[i : i + BATCH])).numpy() for i in range(0, len(files), BATCH)]
-    pixels = [read(tf.constant(file)).numpy() for file in files[:FEW]]
-    return Cases(files=files, pixels=pixels, tensors=np.concatenate(parts))
+    return Cases(
+        files=files, pixels=_pixels(files, preprocess), tensors=preprocess.from_bytes(tf.constant(files)).numpy()
+    )
+
+
+def _pixels(files: list[bytes], preprocess: Any) -> list[np.ndarray]:
+    return [preprocess.read(tf.constant(file)).numpy() for file in files[:FEW]]
+
+
+def of_source(source: Any, preprocess: Any, labels: Sequence[str]) -> Cases:
+    """Returns up to `SAMPLES` samples of a `Source`, spread evenly over it, with tensors from its evaluation pipeline.
+
+    Raises:
+        InputError: the source's classes are not the labels.
+    """
+    from dlkit.data import eval_pipeline
+
+    check_classes(source, labels)
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLES, len(source))).round().astype(np.int64))
+    part = source.subset(chosen)
+    inputs = [batch.numpy() for batch, _ in eval_pipeline(part, preprocess, BATCH)]
+    tensors = np.concatenate(inputs)
+    targets = None if part.labels is None or not labels else np.asarray(part.labels)
+    stored = part.take(np.arange(len(part))).numpy()
+    if not hasattr(preprocess, "from_bytes"):
+        return Cases(inputs=None if preprocess is None else stored, tensors=tensors, targets=targets)
+    files = list(stored) if stored.dtype == object else [tf.io.encode_png(picture).numpy() for picture in stored]
+    return Cases(files=files, pixels=_pixels(files, preprocess), tensors=tensors, targets=targets)
+
+
+def joined(first: Cases, second: Cases) -> Cases:
+    """Returns the rows of both; rows without a target get -1."""
+
+    def both(name: str) -> np.ndarray | None:
+        pair = getattr(first, name), getattr(second, name)
+        return None if pair[0] is None or pair[1] is None else np.concatenate(pair)
+
+    targets = None
+    if second.targets is not None:
+        targets = np.concatenate([np.full(len(first.tensors), -1), second.targets])
+    pixels = [*first.pixels, *second.pixels]
+    tensors = np.concatenate([first.tensors, second.tensors])
+    return Cases([*first.files, *second.files], pixels, tensors, both("inputs"), targets)
+
+
+def check_classes(source: Any, labels: Sequence[str]) -> None:
+    """Raises InputError when the source's classes are not the labels."""
+    if labels and source.classes is not None and tuple(source.classes) != tuple(labels):
+        raise InputError(_different(source, labels))
+
+
+def _different(source: Any, labels: Sequence[str]) -> str:
+    theirs, ours = tuple(source.classes), tuple(labels)
+    if sorted(theirs) == sorted(ours):
+        orders = [", ".join(names[:5]) for names in (theirs, ours)]
+        return f"{source.name!r} has the labels in another order: {orders[0]}, ... instead of {orders[1]}, ..."
+    strange = [name for name in theirs if name not in ours] or [name for name in ours if name not in theirs]
+    return (
+        f"{source.name!r} has {len(theirs)} classes, the labels are {len(ours)}; only on one side: "
+        f"{', '.join(strange[:5])}. The labels have to be the classes the model was trained with, in their order"
+    )
 
 
 def load(path: Path, preprocess: Any) -> Cases:
@@ -125,56 +180,6 @@ def example(content: bytes) -> bytes:
     """Returns the serialized tf.train.Example that the signature `tf_example` takes."""
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
     return tf.train.Example(features=tf.train.Features(feature={"image/encoded": feature})).SerializeToString()
-
-
-def of_source(source: Any, preprocess: Any, labels: Sequence[str]) -> Cases:
-    """Returns up to `SAMPLES` samples of a `Source`, spread evenly over it, with tensors from its evaluation pipeline.
-
-    Raises:
-        InputError: the source's classes are not the labels.
-    """
-    from dlkit.data import eval_pipeline
-
-    if labels and source.classes is not None and tuple(source.classes) != tuple(labels):
-        raise InputError(_different(source, labels))
-    chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLES, len(source))).round().astype(np.int64))
-    part = source.subset(chosen)
-    inputs = [batch.numpy() for batch, _ in eval_pipeline(part, preprocess, BATCH)]
-    tensors = np.concatenate(inputs)
-    targets = None if part.labels is None or not labels else np.asarray(part.labels)
-    stored = part.take(np.arange(len(part))).numpy()
-    if not hasattr(preprocess, "from_bytes"):
-        return Cases(inputs=None if preprocess is None else stored, tensors=tensors, targets=targets)
-    files = list(stored) if stored.dtype == object else [tf.io.encode_png(picture).numpy() for picture in stored]
-    cases = of_files(files, preprocess)
-    return dataclasses.replace(cases, tensors=tensors, targets=targets)
-
-
-def joined(first: Cases, second: Cases) -> Cases:
-    """Returns the rows of both; rows without a target get -1."""
-
-    def both(name: str) -> np.ndarray | None:
-        pair = getattr(first, name), getattr(second, name)
-        return None if pair[0] is None or pair[1] is None else np.concatenate(pair)
-
-    targets = None
-    if second.targets is not None:
-        targets = np.concatenate([np.full(len(first.tensors), -1), second.targets])
-    pixels = [*first.pixels, *second.pixels]
-    tensors = np.concatenate([first.tensors, second.tensors])
-    return Cases([*first.files, *second.files], pixels, tensors, both("inputs"), targets)
-
-
-def _different(source: Any, labels: Sequence[str]) -> str:
-    theirs, ours = tuple(source.classes), tuple(labels)
-    if sorted(theirs) == sorted(ours):
-        orders = [", ".join(names[:5]) for names in (theirs, ours)]
-        return f"{source.name!r} has the labels in another order: {orders[0]}, ... instead of {orders[1]}, ..."
-    strange = [name for name in theirs if name not in ours] or [name for name in ours if name not in theirs]
-    return (
-        f"{source.name!r} has {len(theirs)} classes, the labels are {len(ours)}; only on one side: "
-        f"{', '.join(strange[:5])}. The labels have to be the classes the model was trained with, in their order"
-    )
 
 
 def in_batches(function: Callable[[np.ndarray], Any], rows: np.ndarray, batch: int) -> list[np.ndarray]:

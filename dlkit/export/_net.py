@@ -49,18 +49,13 @@ def served(model: keras.Model, task: str) -> Net:
     """Returns the network to serve: the softmax of a classifier taken off, the features added."""
     if not hasattr(model, "outputs") or not model.outputs:
         return Net(model, (MAIN[task],))
-    if len(model.outputs) != 1 or len(model.inputs) != 1:
-        raise InputError(
-            f"{model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; an export takes one of "
-            "each"
-        )
     main = model.outputs[0]
     if task == "classification":
         main = _before_softmax(main)
     features = _features(main)
     outputs = [main] if features is None else [main, features]
     names = (MAIN[task],) if features is None else (MAIN[task], "features")
-    return Net(keras.Model(model.inputs, outputs, name=model.name), names)
+    return Net(keras.Model(model.inputs[0], outputs, name=model.name), names)
 
 
 def ends_in_softmax(model: keras.Model) -> bool:

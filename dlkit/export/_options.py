@@ -97,7 +97,10 @@ def input_shape(model: Any, preprocess: Any) -> tuple[int | None, ...]:
 
 
 def check_width(model: Any, options: Options) -> None:
-    """Raises InputError when the number of outputs that the model declares cannot be right."""
+    """Raises InputError when the inputs and outputs that the model declares cannot be right."""
+    inputs, outputs = (len(getattr(model, side, None) or [0]) for side in ("inputs", "outputs"))
+    if inputs != 1 or outputs != 1:
+        raise InputError(f"{model.name!r} has {inputs} inputs and {outputs} outputs; an export takes one of each")
     shape = getattr(model, "output_shape", None)
     if isinstance(shape, tuple) and shape and isinstance(shape[-1], int):
         check_outputs(np.zeros([1 if side is None else side for side in shape]), options)

@@ -76,8 +76,8 @@ def saved_model(
         '1'
     """
     options = _options.checked(labels, directory, version, optimize, precision, task, temperature, about)
-    shape = _options.input_shape(model, preprocess)
     _options.check_width(model, options)
+    shape = _options.input_shape(model, preprocess)
     with Checker() as checker, _folders.writing(options.directory) as scratch:
         return _Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
 

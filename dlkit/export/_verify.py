@@ -35,25 +35,35 @@ def verify(path: str | os.PathLike[str], *, data: Any = None) -> Report:
     """
     folder = _folders.version_folder(path)
     manifest = _manifest.read(folder)
+    source = _source(data, manifest)
     with Checker() as checker, tempfile.TemporaryDirectory(prefix="dlkit-verify-") as scratch:
         preprocess = _preprocess(manifest, folder)
         samples = folder / _manifest.SAMPLES
         if not samples.is_file():
             raise InputError(f"{folder} has lost {_manifest.SAMPLES}, which its check needs; export the model again")
         cases = _cases.load(samples, preprocess)
-        if data is not None:
-            cases = _with_data(cases, data, preprocess, manifest, folder)
+        if source is not None:
+            cases = _with_data(cases, source, preprocess, manifest, folder)
         request = _cases.request(cases, manifest, exact=False) | {"export": str(folder)}
         return checker.run(Path(scratch), request, cases.arrays())
 
 
-def _with_data(cases: _cases.Cases, data: Any, preprocess: Any, manifest: dict[str, Any], folder: Path) -> _cases.Cases:
-    """Adds the samples of `data`; expected of them is the answer of `tensors` behind the evaluation pipeline."""
-    import tensorflow as tf
-
+def _source(data: Any, manifest: dict[str, Any]) -> Any:
+    if data is None:
+        return None
     from dlkit.data import from_folder
 
     source = from_folder(data) if isinstance(data, str | os.PathLike) else data
+    _cases.check_classes(source, manifest["labels"])
+    return source
+
+
+def _with_data(
+    cases: _cases.Cases, source: Any, preprocess: Any, manifest: dict[str, Any], folder: Path
+) -> _cases.Cases:
+    """Adds the samples of a source; expected of them is the answer of `tensors` behind the evaluation pipeline."""
+    import tensorflow as tf
+
     more = _cases.of_source(source, preprocess, manifest["labels"])
     signatures = tf.saved_model.load(str(folder)).signatures
     main = "probabilities" if manifest["model"]["gives"] == "probabilities" else _MAIN[manifest["task"]]

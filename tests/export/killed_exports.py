@@ -1,0 +1,80 @@
+"""Exports in forked children and kills them: `python killed_exports.py DIRECTORY KILLS SEED real|instant`.
+
+The parent imports everything once and computes nothing, so that a fork is clean. Each child builds the network, says
+that it is ready, and exports; the parent sends SIGKILL after a delay drawn from the seed, between nothing and somewhat
+more than an export takes. "instant" replaces the checking process by a report that is written at once: the kills
+then fall on the writing. Prints one JSON line per kill: delay, the visible versions, leftovers.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import keras
+
+from dlkit.data import Preprocess
+from dlkit.export import Check, Report, _saved_model, saved_model
+
+
+class Instant:
+    """Stands for the checking process: everything is fine, at once."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *details):
+        pass
+
+    def run(self, folder, request, cases):
+        return Report(request["export"], (Check("instant", True),), 0.0, {}, request["samples"])
+
+
+def export(directory: str, ready: int) -> None:
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(x))
+    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(x))
+    model = keras.Model(inputs, outputs)
+    os.write(ready, b"!")
+    saved_model(model, Preprocess(8), ["cat", "dog"], directory)
+
+
+def killed(directory: str, delay: float) -> float:
+    """Returns the seconds after which the child was killed or had ended."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        export(directory, write)
+        os._exit(0)
+    os.close(write)
+    os.read(read, 1)
+    os.close(read)
+    started = time.monotonic()
+    while (
+        time.monotonic() - started < delay and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    ):
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return time.monotonic() - started
+
+
+def main() -> None:
+    directory, kills, seed, mode = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    if mode == "instant":
+        _saved_model.Checker = Instant
+    longest = killed(directory, 120.0)  # one export runs to its end, and tells how long that takes
+    rng = random.Random(seed)
+    for _ in range(kills):
+        delay = killed(directory, rng.uniform(0, 1.05 * longest))
+        names = [entry.name for entry in Path(directory).iterdir()]
+        print(json.dumps({"delay": delay, "longest": longest, "names": sorted(names)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
