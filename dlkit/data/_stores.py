@@ -26,6 +26,9 @@ class Store(Protocol):
     def take(self, rows: Any) -> Any:
         """Reads rows inside a graph; `rows` is an int64 vector."""
 
+    def content(self, row: int) -> bytes:
+        """Returns the encoded bytes of one row."""
+
 
 class Arrays:
     """Rows of one array in memory: uint8 pictures (n, H, W, C) or a float32 table (n, d)."""
@@ -52,6 +55,10 @@ class Arrays:
     def take(self, rows: Any) -> Any:
         """Returns rows of the array."""
         return tf.gather(self._tensor, rows)
+
+    def content(self, row: int) -> bytes:
+        """Returns the raw values of one row."""
+        return self.values[row].tobytes()
 
 
 class Files:

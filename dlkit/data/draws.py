@@ -66,29 +66,46 @@ def bits(stream: Any, first: Any, rows: Any, columns: int) -> Any:
     )
 
 
-def permuted(stream: Any, position: Any, epoch: Any, size: Any) -> Any:
-    """Returns the element at `position` of the permutation of 0..size-1 that belongs to `epoch`.
+def mixed_bits(words: Any) -> Any:
+    """Returns uint32 words that each depend on all bits of a given word: a bijective hash.
+
+    Reference: C. Wellons, "Prospecting for hash functions" (2018), the family found by exhaustive search there.
+    """
+    shift, xor = tf.bitwise.right_shift, tf.bitwise.bitwise_xor
+    words = xor(words, shift(words, tf.constant(16, tf.uint32))) * tf.constant(0x21F0AAAD, tf.uint32)
+    words = xor(words, shift(words, tf.constant(15, tf.uint32))) * tf.constant(0xD35A2D97, tf.uint32)
+    return xor(words, shift(words, tf.constant(15, tf.uint32)))
+
+
+def hashed(seed: int, stream: str, *numbers: Any, words: int = 1) -> Any:
+    """Returns uint32 (n, words) that depend on the seed, the stream's name and numbers int64 (n,) each."""
+    digest = hashlib.blake2b(f"{int(seed)}/{stream}".encode(), digest_size=4 * words).digest()
+    state = tf.constant([[int.from_bytes(digest[4 * i : 4 * i + 4], "little") for i in range(words)]], tf.uint32)
+    for number in numbers:
+        for part in (number % 2**32, number // 2**32):
+            state = mixed_bits(state + tf.cast(part, tf.uint32)[:, None]) + tf.constant(0x9E3779B9, tf.uint32)
+    return mixed_bits(state)
+
+
+def permuted(seed: int, stream: str, position: Any, size: Any, *epoch: Any) -> Any:
+    """Returns the element at `position` of the permutation of 0..size-1 that belongs to (seed, stream, epoch).
 
     A full permutation that is never stored: memory and time per element do not grow with `size`.
 
     Args:
-        stream: a `key`.
+        seed, stream: which family of permutations.
         position: int64 (n,), each below `size`.
-        epoch: int64 (n,).
         size: int64 scalar or (n,).
+        epoch: int64 (n,) each, which permutation of the family.
 
     Returns:
         int64 (n,).
 
-    >>> stream = key(0, "example")
-    >>> order = permuted(stream, tf.range(5, dtype=tf.int64), tf.zeros(5, tf.int64), 5)
+    >>> order = permuted(0, "example", tf.range(5, dtype=tf.int64), 5, tf.zeros(5, tf.int64))
     >>> sorted(order.numpy().tolist())
     [0, 1, 2, 3, 4]
     """
-    size = tf.cast(size, tf.int64)
-    first = tf.reduce_min(epoch)
-    count = tf.reduce_max(epoch) - first + 1
-    keys = bits(stream, first, count, 4)[:, :3]
+    keys = hashed(seed, stream, *epoch, words=3)
     return tf.raw_ops.RandomIndexShuffle(
-        index=position, seed=tf.gather(keys, epoch - first), max_index=size - 1, rounds=_ROUNDS
+        index=position, seed=keys, max_index=tf.cast(size, tf.int64) - 1, rounds=_ROUNDS
     )

@@ -6,14 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from dlkit._errors import InputError
-from dlkit.data import draws
+from dlkit.data._stream import Stream
+from dlkit.data.preprocess import Standardize
 from dlkit.data.sources import Source
-
-
-def order(source: Source, counters: Any, seed: int) -> Any:
-    """Returns which sample the counters k show: place k mod n in the permutation of epoch k div n. int64 (b,)."""
-    size = len(source)
-    return draws.permuted(draws.key(seed, "order"), counters % size, counters // size, size)
 
 
 def train_pipeline(
@@ -24,13 +19,17 @@ def train_pipeline(
     seed: int,
     start_step: int = 0,
     *,
+    balance: bool = False,
+    repeats: int = 1,
+    worker: int = 0,
+    workers: int = 1,
     num_parallel_calls: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """Returns the endless training stream; its element i is global step start_step + i.
 
-    Sample k = step * batch + j belongs to epoch k // n and is a function of (seed, k) alone: which picture, and how
-    it is augmented. So the stream is the same, bit for bit, for any `num_parallel_calls`, and it starts at any step
-    at once.
+    Sample k = step * batch + j belongs to epoch k // n and is a function of (seed, k) alone: which picture, how it is
+    augmented, and with which other sample it is mixed. So the stream is the same, bit for bit, for any
+    `num_parallel_calls`, batch size and number of workers, and it starts at any step at once.
 
     Args:
         source: the samples.
@@ -39,36 +38,35 @@ def train_pipeline(
         batch: samples per step, over all workers.
         seed: of the order and of every draw.
         start_step: the step of the first element.
+        balance: every class equally often, whatever its size: each block of as many samples as there are classes shows
+            every class once, and each class goes through its own shuffled order.
+        repeats: each picture this many times in a row, each time with draws of its own (repeated augmentation); an
+        epoch of n
+            samples then shows n / repeats pictures.
+        worker, workers: which contiguous block of the global batch this process makes, of how many.
         num_parallel_calls: as in `tf.data`; changes the speed only.
 
     Yields:
-        (inputs, targets): float32 (batch, height, width, channels), and one-hot float32 (batch, classes), values or
-        boxes.
+        (inputs, targets): float32 (batch / workers, height, width, channels), and one-hot float32 (batch / workers,
+        classes), values, boxes, or {"label", "box"}.
 
     Raises:
-        InputError: a batch below 1, a negative step, or a source with files that cannot be read.
+        InputError: a batch below 1 or not divisible by the workers, a negative step, operations that do not suit the
+        task, or
+            a source with files that cannot be read (the list is in the message).
+
+    Reference: Hoffer et al., "Augment your batch: better training with larger batches" (2020), for `repeats`.
     """
     if batch < 1 or start_step < 0:
         raise InputError(f"batch={batch} must be at least 1 and start_step={start_step} at least 0")
-
-    if augment:
-        raise InputError(f"augment={augment!r} holds something that is no augmentation")
+    if not 0 <= worker < workers or batch % workers:
+        raise InputError(
+            f"worker={worker} of workers={workers} for batch={batch}: 0 <= worker < workers is needed, "
+            f"and a batch divisible by the workers"
+        )
     source.check().refuse()
-
-    def make(step: Any) -> Any:
-        counters = step * batch + tf.range(batch, dtype=tf.int64)
-        rows = order(source, counters, seed)
-        return _prepared(source, preprocess, rows, batch)
-
-    steps = tf.data.Dataset.counter(start_step, dtype=tf.int64)
-    return steps.map(make, num_parallel_calls=num_parallel_calls, deterministic=True).prefetch(tf.data.AUTOTUNE)
-
-
-def _prepared(source: Source, preprocess: Any, rows: Any, batch: int | None) -> Any:
-    stored = source.take(rows)
-    inputs = preprocess.from_bytes(stored) if source.store.encoded else preprocess.from_images(stored)
-    inputs.set_shape([batch, *preprocess.input_shape])
-    return inputs, source.targets(rows)
+    stream = Stream(source, preprocess, augment, seed, balance=balance, repeats=repeats)
+    return stream.dataset(batch, start_step, worker, workers, num_parallel_calls).prefetch(tf.data.AUTOTUNE)
 
 
 def eval_pipeline(source: Source, preprocess: Any, batch: int) -> tf.data.Dataset:
@@ -81,14 +79,32 @@ def eval_pipeline(source: Source, preprocess: Any, batch: int) -> tf.data.Datase
 
     Yields:
         (inputs, targets) in the formats of `train_pipeline`; the number of elements is known (`cardinality()`).
+
+    Raises:
+        InputError: a batch below 1, or a source with files that cannot be read.
     """
     if batch < 1:
         raise InputError(f"batch={batch} must be at least 1")
-    count = len(source)
     source.check().refuse()
+    count = len(source)
 
-    def make(start: Any) -> Any:
-        return _prepared(source, preprocess, tf.range(start, tf.minimum(start + batch, count)), None)
+    def whole(start: Any) -> Any:
+        rows = tf.range(start, tf.minimum(start + batch, count))
+        stored = source.take(rows)
+        inputs = preprocess.from_rows(stored) if isinstance(preprocess, Standardize) else preprocess.from_images(stored)
+        inputs.set_shape([None, *preprocess.input_shape])
+        return inputs, source.targets(rows)
 
-    starts = tf.data.Dataset.range(0, count, batch)
-    return starts.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    def one(row: Any) -> Any:
+        return preprocess.decode(source.take(row[None])[0]), row
+
+    def finished(images: Any, rows: Any) -> Any:
+        return preprocess.normalize(images), source.targets(rows)
+
+    if source.store.encoded:
+        samples = tf.data.Dataset.range(count).map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        result = samples.batch(batch).map(finished, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    else:
+        starts = tf.data.Dataset.range(0, count, batch)
+        result = starts.map(whole, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return result.prefetch(tf.data.AUTOTUNE)

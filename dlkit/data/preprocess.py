@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dlkit._errors import InputError
@@ -117,7 +118,7 @@ class Preprocess:
 
         Grey pictures are repeated to RGB and RGB is reduced to luma where `channels` asks for it.
         """
-        images = self._with_channels(images)
+        images = self.with_channels(images)
         height, width, channels = self.input_shape
         if images.shape[-3:-1] == (height, width) and self.resize in (None, min(height, width)):
             return images
@@ -126,7 +127,8 @@ class Preprocess:
         images.set_shape([None, height, width, channels])
         return images[0] if single else images
 
-    def _with_channels(self, images: Any) -> Any:
+    def with_channels(self, images: Any) -> Any:
+        """Returns uint8 pictures (..., C) with the channels of this Preprocess: grey repeated, RGB reduced to luma."""
         found = images.shape[-1]
         if found == self.channels:
             return images
@@ -140,6 +142,10 @@ class Preprocess:
             if self.channels == 3
             else tf.concat([rgb, tf.fill(tf.shape(rgb[..., :1]), tf.constant(255, tf.uint8))], -1)
         )
+
+    def stretched(self, images: Any) -> Any:
+        """Returns uint8 pictures (..., H, W, C) resized as a whole to `input_shape`, whatever `resize` says."""
+        return dataclasses.replace(self, resize=None).fit(images)
 
     def _resized(self, images: Any) -> Any:
         height, width, _ = self.input_shape
@@ -169,13 +175,17 @@ class Preprocess:
 
     def normalize(self, images: Any) -> Any:
         """Returns float32 (x / 255 - mean) / std of pictures in grey levels 0..255 (uint8 or float32)."""
-        scale, shift = self.scale_and_shift()
-        return tf.cast(images, tf.float32) * tf.constant(scale, tf.float32) + tf.constant(shift, tf.float32)
+        offset, scale = self.offset_and_scale()
+        return (tf.cast(images, tf.float32) - tf.constant(offset, tf.float32)) * tf.constant(scale, tf.float32)
 
-    def scale_and_shift(self) -> tuple[list[float], list[float]]:
-        """Returns per channel the a and b of y = a x + b, with x in grey levels 0..255."""
+    def offset_and_scale(self) -> tuple[list[float], list[float]]:
+        """Returns per channel the a and b of y = (x - a) b, with x in grey levels 0..255.
+
+        This form rounds alike whether or not a compiler contracts it (a b + c does not), so the compiled training
+        chain and the exported graph agree to the last bit.
+        """
         pairs = list(zip(self.mean, self.std, strict=True))  # type: ignore[arg-type]
-        return [1 / (255 * std) for _, std in pairs], [-mean / std for mean, std in pairs]
+        return [255 * mean for mean, _ in pairs], [1 / (255 * std) for _, std in pairs]
 
     def from_bytes(self, contents: Any) -> Any:
         """Returns the network's input from encoded pictures: string (B,) -> float32 (B, height, width, channels)."""
@@ -185,3 +195,65 @@ class Preprocess:
     def from_images(self, images: Any) -> Any:
         """Returns the network's input from pictures: uint8 (B, H, W, C) -> float32 (B, height, width, channels)."""
         return self.normalize(self.fit(images))
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardize:
+    """Subtracts the mean of each column of a table and divides by its standard deviation.
+
+        y[j] = (x[j] - mean[j]) / std[j]
+
+    The preparation of tabular inputs (for `mlp`). Take the numbers from the training part only:
+    `Standardize.of(train)`.
+
+    Args:
+        mean, std: one number per column; a std of 0 (a constant column) counts as 1.
+
+    Shapes:
+        `from_rows`: float (B, columns) -> float32 (B, columns).
+
+    >>> Standardize((1.0, 2.0), (2.0, 1.0)).from_rows(tf.constant([[3.0, 2.0]])).numpy().tolist()
+    [[1.0, 0.0]]
+
+    Reference: "Обучение нейронных сетей", lecture 3, section "Нормализация данных".
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise InputError(
+                f"mean has {len(self.mean)} numbers and std {len(self.std)}; one each per column is needed"
+            )
+        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
+        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
+        if min(self.std) < 0:
+            raise InputError(f"std={self.std!r} must not be negative")
+
+    @classmethod
+    def of(cls, source: Any) -> "Standardize":
+        """Returns the statistics of a tabular source (population standard deviation, computed in float64)."""
+        table = np.asarray(source.take(np.arange(len(source))), np.float64)
+        if source.store.encoded or table.ndim != 2:
+            raise InputError(f"{source!r} holds pictures; Standardize is for tables, use Preprocess")
+        return cls(tuple(table.mean(0)), tuple(table.std(0)))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one prepared row: (columns,)."""
+        return (len(self.mean),)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as values that JSON can hold."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Standardize":
+        """Returns the object that `get_config` described."""
+        return cls(tuple(config["mean"]), tuple(config["std"]))
+
+    def from_rows(self, rows: Any) -> Any:
+        """Returns the network's input from table rows: float (B, columns) -> float32 (B, columns)."""
+        std = [value or 1.0 for value in self.std]
+        return (tf.cast(rows, tf.float32) - tf.constant(self.mean, tf.float32)) / tf.constant(std, tf.float32)

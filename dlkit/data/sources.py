@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from dlkit._errors import InputError
 from dlkit.data._check import Report, check
-from dlkit.data._stores import Arrays, Store
+from dlkit.data._stores import Arrays, Store, Strings
 
 TASKS = ("classification", "regression", "box")
 
@@ -177,12 +177,55 @@ class Source:
             return one_hot
         return {"label": one_hot, "box": tf.gather(self._constant("boxes"), indices)}
 
+    def boxes_of(self, indices: Any) -> Any:
+        """Returns the boxes of these samples inside a graph, float32 (n, 4), or None for a source without boxes."""
+        return None if self.boxes is None else tf.gather(self._constant("boxes"), indices)
+
     def _constant(self, field: str) -> Any:
         with tf.init_scope():
             cache = self.__dict__.setdefault("_constants", {})
             if field not in cache:
                 cache[field] = tf.constant(getattr(self, field))
             return cache[field]
+
+    def cached(self, kind: str = "encoded", *, preprocess: Any = None, budget: float = 4.0) -> "Source":
+        """Returns the source with its pictures in memory, so that later epochs read no file.
+
+        Args:
+            kind: "encoded" keeps the files' bytes (small, still decoded each time); "decoded" keeps uint8 pictures
+            resized
+                by `preprocess` (fastest; a `RandomResizedCrop` then crops what was resized).
+            preprocess: for "decoded".
+            budget: the memory that may be used, GiB.
+
+        Raises:
+            InputError: the pictures need more than the budget (nothing was read then), or are in memory already.
+        """
+        if kind not in ("encoded", "decoded") or (kind == "decoded") != (preprocess is not None):
+            raise InputError(
+                f"kind={kind!r} with preprocess={preprocess!r}; allowed: 'encoded', or 'decoded' with a Preprocess"
+            )
+        if not self.store.encoded:
+            raise InputError(f"{self!r} is in memory already")
+        self.check().refuse()
+        sizes = self.store.sizes(self.rows)
+        needed = sum(sizes) if kind == "encoded" else len(self) * int(np.prod(preprocess.input_shape))
+        if needed > budget * 2**30:
+            raise InputError(f"caching {self!r} {kind} needs {needed / 2**30:.2f} GiB, the budget is {budget} GiB")
+        store: Store
+        if kind == "encoded":
+            store = Strings([self.store.content(int(row)) for row in self.rows], self.identities)
+        else:
+            rows = tf.data.Dataset.range(len(self))
+            decoded = rows.map(lambda i: preprocess.decode(self.take(i[None])[0]), num_parallel_calls=tf.data.AUTOTUNE)
+            images = np.empty([len(self), *preprocess.input_shape], np.uint8)
+            for i, image in enumerate(decoded.as_numpy_iterator()):
+                images[i] = image
+            store = Arrays(images)
+        copy = dataclasses.replace(self, store=store, rows=np.arange(len(self), dtype=np.int64))
+        copy.__dict__["identities"] = self.identities
+        copy.__dict__["_report"] = Report(self.name, len(self))
+        return copy
 
     # checking -------------------------------------------------------------------------------------
 

@@ -1,0 +1,80 @@
+"""Reads only the window of a stored picture that a random resized crop shows."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from dlkit.data import _decode
+
+
+def read_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, Any]:
+    """Returns (picture, window): uint8 (height, width, channels) and its place (top, left, height, width) as fractions.
+
+    Of an upright JPEG only the window is decoded, at 1/2, 1/4 or 1/8 when it is that much larger than the output.
+
+    Args:
+        preprocess: a `Preprocess`.
+        content: an encoded picture, a string scalar.
+        crop: a `RandomResizedCrop`.
+        u: its draws, float32 (4,).
+    """
+    which = _decode.kind(content)
+    content = _decode.check_size(content, which)
+    plain = tf.cond(which == 0, lambda: _decode.orientation(content) == 1, lambda: tf.constant(False))
+
+    def jpeg() -> tuple[Any, Any]:
+        return _jpeg_window(preprocess, content, crop, u)
+
+    def other() -> tuple[Any, Any]:
+        return cut_window(preprocess.read(content), crop, u)
+
+    picture, window = tf.cond(plain, jpeg, other)
+    picture.set_shape([None, None, preprocess.channels])
+    return preprocess.stretched(picture), window
+
+
+def cut_window(picture: Any, crop: Any, u: Any) -> tuple[Any, Any]:
+    """Returns (part, window) of a picture uint8 (H, W, C); the window as fractions of the picture."""
+    pixels, fractions = _whole(crop, u, tf.shape(picture)[0], tf.shape(picture)[1])
+    top, left, tall, wide = tf.unstack(pixels)
+    return picture[top : top + tall, left : left + wide], fractions
+
+
+def _whole(crop: Any, u: Any, height: Any, width: Any) -> tuple[Any, Any]:
+    """Returns the window in whole pixels, int32 (4,), and as fractions, float32 (4,)."""
+    top, left, tall, wide = crop.window(u, height, width)
+    start = tf.cast(tf.floor(tf.stack([top, left])), tf.int32)
+    size = tf.cast(tf.maximum(tf.round(tf.stack([tall, wide])), 1.0), tf.int32)
+    whole = tf.stack([height, width])
+    size = tf.minimum(size, whole - start)
+    pixels = tf.concat([start, size], 0)
+    return pixels, tf.cast(pixels, tf.float32) / tf.cast(tf.concat([whole, whole], 0), tf.float32)
+
+
+def _jpeg_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, Any]:
+    shape = tf.image.extract_jpeg_shape(content)
+    pixels, fractions = _whole(crop, u, shape[0], shape[1])
+    height, width, _ = preprocess.input_shape
+    larger = tf.minimum(pixels[2] // height, pixels[3] // width)
+    step = tf.cast(larger >= 2, tf.int32) + tf.cast(larger >= 4, tf.int32) + tf.cast(larger >= 8, tf.int32)
+
+    def at(ratio: int) -> Any:
+        def decode() -> Any:
+            return tf.raw_ops.DecodeAndCropJpeg(
+                contents=content, crop_window=pixels // ratio, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+            )
+
+        return decode
+
+    picture = tf.switch_case(step, [at(1), at(2), at(4), at(8)])
+    picture.set_shape([None, None, 3])
+    return preprocess.with_channels(picture), fractions
+
+
+def moved_into(boxes: Any, window: Any) -> Any:
+    """Returns boxes (b, 4) as fractions of the window (b, 4) instead of the picture, clipped to it."""
+    top, left, tall, wide = (window[:, i] for i in range(4))
+    x1, x2 = (boxes[:, 0] - left) / wide, (boxes[:, 0] + boxes[:, 2] - left) / wide
+    y1, y2 = (boxes[:, 1] - top) / tall, (boxes[:, 1] + boxes[:, 3] - top) / tall
+    x1, y1, x2, y2 = (tf.clip_by_value(value, 0.0, 1.0) for value in (x1, y1, x2, y2))
+    return tf.stack([x1, y1, x2 - x1, y2 - y1], 1)

@@ -1,0 +1,325 @@
+"""Composition: a list of operations becomes, per stretch, one map of places, one gather and one pass over the values.
+
+A stretch is computed by a few XLA functions, because XLA would otherwise repeat the gather for every channel, compute
+the
+places twice with different rounding, and round the numbers of a lone picture unlike those of a batch:
+
+    sums    integer sums of the channels, for contrast
+    plan    draws -> the numbers of each picture: affine map, colour matrix, strengths; always on a multiple of 16 rows
+    places  affine maps -> fixed-point source coordinates (1/65536 pixel)
+    taps    the four neighbours of every source coordinate, all channels of two of them in one 64-bit word
+    values  bilinear mean, colour matrix, noise, erasing, clipping, normalisation: one fused loop
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from dlkit._errors import InputError
+from dlkit.data.augment._base import Augmentation, Colors, Matrix, Where, sum_of
+from dlkit.data.augment.color import Color
+from dlkit.data.augment.geometry import Geometry, RandomResizedCrop, moved_boxes
+from dlkit.data.augment.mix import Mix
+from dlkit.data.augment.noise import Pixels
+from dlkit.data.augment.policy import Policy
+from dlkit.data.draws import padded
+
+_ONE = 65536  # fixed point of source coordinates
+_TOLERATED_SHRINK = 1.25  # bilinear reading aliases visibly beyond it
+
+
+@dataclasses.dataclass
+class _Stretch:
+    """Geometry that merges into one resampling, then operations on values in order."""
+
+    moves: list[tuple[Any, int]] = dataclasses.field(default_factory=list)
+    fill: Any = "any"
+    values: list[tuple[Any, int]] = dataclasses.field(default_factory=list)
+    policy: tuple[Policy, int] | None = None
+
+    def accepts(self, op: Any) -> bool:
+        if self.policy or any(not isinstance(other, Color) for other, _ in self.values):
+            return False
+        return "any" in (self.fill, op.fill) or self.fill == op.fill
+
+    @property
+    def samples(self) -> int:
+        """Readings per output pixel along one axis: 1, or enough to average what a shrinking map skips."""
+        shrink = math.prod(op.shrink() for op, _ in self.moves)
+        return 1 if shrink <= _TOLERATED_SHRINK else math.ceil(shrink)
+
+
+class Chain:
+    """A list of operations, ready to be applied to batches.
+
+    Args:
+        augment: operations in order. MixUp and CutMix come last; they need the pipeline and are kept in `mixes`.
+        crop_at_source: leave a leading `RandomResizedCrop` to the caller (`crop`), who reads only that window.
+        normalize: (offset, scale) per channel, applied last as (x - offset) * scale.
+    """
+
+    def __init__(
+        self, augment: Sequence[Any] | None, *, crop_at_source: bool = False, normalize: tuple[Any, Any] | None = None
+    ) -> None:
+        ops = tuple(augment or ())
+        for op in ops:
+            if not isinstance(op, Augmentation):
+                raise InputError(f"augment holds {op!r}, which is no operation of dlkit.data.augment")
+        columns, self.columns = [], 0
+        for op in ops:
+            columns.append(self.columns)
+            self.columns += op.draws
+        self.width = max(4, padded(self.columns))
+        body = [(op, at) for op, at in zip(ops, columns, strict=True) if not isinstance(op, Mix)]
+        self.mixes = [(op, at) for op, at in zip(ops, columns, strict=True) if isinstance(op, Mix)]
+        if self.mixes and body and self.mixes[0][1] < body[-1][1]:
+            raise InputError("MixUp and CutMix mix finished pictures: they must be the last operations")
+        self.crop: tuple[RandomResizedCrop, int] | None = None
+        moves = [pair for pair in body if isinstance(pair[0], Geometry)]
+        if crop_at_source and moves and isinstance(moves[0][0], RandomResizedCrop):
+            self.crop = moves[0]
+            body.remove(moves[0])
+        self.stretches = _stretches(body)
+        self.normalize = normalize
+        self._compiled: dict[Any, Any] = {}
+
+    def _jit(self, name: str, make: Any) -> Any:
+        if name not in self._compiled:
+            self._compiled[name] = tf.function(make, jit_compile=True, autograph=False)
+        return self._compiled[name]
+
+    def __call__(
+        self, images: Any, draws: Any, *, boxes: Any = None, index: Any = None, epoch: Any = None, seed: int = 0
+    ) -> tuple[Any, Any]:
+        """Returns (pictures, boxes): float32 (b, H, W, C) grey levels, normalised if asked for, and boxes or None."""
+        images, draws = tf.convert_to_tensor(images), tf.convert_to_tensor(draws, tf.float32)
+        if images.dtype != tf.uint8 or images.shape.rank != 4:
+            raise InputError(f"pictures of {images.dtype.name} {images.shape}: uint8 (b, H, W, C) is needed")
+        zeros = tf.zeros_like(draws[:, 0], tf.int64)
+        where = Where(
+            zeros if index is None else tf.cast(index, tf.int64),
+            zeros if epoch is None else tf.cast(epoch, tf.int64),
+            seed,
+        )
+        for number, stretch in enumerate(self.stretches):
+            last = number == len(self.stretches) - 1
+            plain = last and stretch.policy is None
+            images, boxes = self._stretch(number, stretch, images, draws, where, boxes, plain)
+            if stretch.policy is not None:
+                policy, at = stretch.policy
+                images = policy.layered(images, draws[:, at : at + policy.draws])
+        if not self.stretches or self.stretches[-1].policy is not None:
+            images = self._jit("finish", lambda x: self._finished(_channels(x)))(images)
+        return images, boxes
+
+    def _stretch(
+        self, number: int, stretch: _Stretch, images: Any, u: Any, where: Where, boxes: Any, last: bool
+    ) -> tuple[Any, Any]:
+        size = images.shape[1:3]
+        mean = None
+        if any(isinstance(op, Color) for op, _ in stretch.values):
+            mean = [_whole_rows(channel) for channel in self._jit("sums", _means)(images)]
+        plan = self._jit(
+            f"plan{number}/{where.seed}/{size}",
+            lambda u, mean, index, epoch: _plan(stretch, u, mean, Where(index, epoch, where.seed), size),
+        )
+        matrix, parameters = plan(_whole_rows(u), mean, _whole_rows(where.index), _whole_rows(where.epoch))
+        x = y = cover = None
+        source = images
+        if matrix is not None:
+            places = self._jit(
+                f"places{number}/{size}/{images.shape[0]}",
+                lambda m: _places(stretch, Matrix(*(value[: images.shape[0]] for value in m)), size),
+            )
+            x, y, cover = places(matrix)
+            source = self._jit("taps", _taps)(images, x, y)
+            if boxes is not None:
+                boxes = moved_boxes(boxes, Matrix(*(value[: images.shape[0]] for value in matrix)), size)
+        values = self._jit(f"values{number}/{last}", lambda *arguments: self._values(stretch, last, *arguments))
+        return values(source, x, y, cover, parameters), boxes
+
+    def _values(self, stretch: _Stretch, last: bool, source: Any, x: Any, y: Any, cover: Any, parameters: Any) -> Any:
+        if stretch.moves:
+            channels = _bilinear(source, x, y)
+            if cover is not None:
+                fill = 255.0 * stretch.fill
+                channels = [channel * cover + fill * (1 - cover) for channel in channels]
+        else:
+            channels = _channels(source)
+        colors, others = tf.nest.map_structure(lambda value: value[: channels[0].shape[0]], parameters)
+        if colors:
+            channels = _colored(channels, Colors(colors))
+        pixels = (op for op, _ in stretch.values if not isinstance(op, Color))
+        for op, numbers in zip(pixels, others, strict=True):
+            channels = op.pixels(channels, numbers)
+        if last:
+            return self._finished(channels)
+        return tf.cast(tf.round(tf.stack([_clipped(channel) for channel in channels], -1)), tf.uint8)
+
+    def _finished(self, channels: list[Any]) -> Any:
+        channels = [_clipped(channel) for channel in channels]
+        if self.normalize is not None:
+            channels = [
+                (channel - offset) * scale for channel, offset, scale in zip(channels, *self.normalize, strict=True)
+            ]
+        return tf.stack(channels, -1)
+
+
+def _whole_rows(values: Any) -> Any:
+    """Returns values with zero rows added up to a multiple of 16."""
+    rows = tf.shape(values)[0] if values.shape[0] is None else values.shape[0]
+    return tf.pad(values, [[0, -rows % 16]] + [[0, 0]] * (values.shape.rank - 1))
+
+
+def _plan(stretch: _Stretch, u: Any, mean: Any, where: Where, size: tuple[int, int]) -> tuple[Any, Any]:
+    """Returns (affine map or None, (colour rows or None, numbers of every other operation))."""
+    matrix: Matrix | None = None
+    for op, at in stretch.moves:
+        one = op.matrix(u[:, at : at + op.draws], where, size)
+        matrix = one if matrix is None else matrix.then(one)
+    colors: Colors | None = None
+    others = []
+    for op, at in stretch.values:
+        draws = u[:, at : at + op.draws]
+        if not isinstance(op, Color):
+            others.append(op.parameters(draws, where, size))
+        elif colors is None:
+            colors = op.color(draws, mean)
+        else:
+            colors = colors.then(op.color(draws, colors.of(mean)))
+    return None if matrix is None else tuple(matrix), (() if colors is None else colors.rows, tuple(others))
+
+
+def _stretches(body: list[tuple[Any, int]]) -> list[_Stretch]:
+    stretches: list[_Stretch] = []
+    for op, at in body:
+        if not stretches:
+            stretches.append(_Stretch())
+        if isinstance(op, (Geometry, Policy)):
+            if not stretches[-1].accepts(op):
+                stretches.append(_Stretch())
+            stretches[-1].moves.append((op, at))
+            stretches[-1].fill = op.fill if stretches[-1].fill == "any" else stretches[-1].fill
+            if isinstance(op, Policy):
+                stretches[-1].policy = (op, at)
+            continue
+        if stretches[-1].policy is not None:
+            stretches.append(_Stretch())
+        if isinstance(op, Color) and any(not isinstance(other, Color) for other, _ in stretches[-1].values):
+            stretches.append(_Stretch())  # its contrast needs the mean of what the operation before it made
+        if isinstance(op, (Color, Pixels)):
+            stretches[-1].values.append((op, at))
+    return stretches
+
+
+def _clipped(images: Any) -> Any:
+    return tf.clip_by_value(images, 0.0, 255.0)
+
+
+def _colored(channels: list[Any], colors: Colors | None) -> list[Any]:
+    if colors is None:
+        return channels
+    if len(channels) == 1:
+        return [_clipped(colors.of(channels * 3)[0])]
+    return [_clipped(channel) for channel in colors.of(channels[:3])] + channels[3:]
+
+
+def _channels(images: Any) -> list[Any]:
+    return [tf.cast(channel, tf.float32) for channel in tf.unstack(images, axis=-1)]
+
+
+def _means(images: Any) -> list[Any]:
+    """Returns the three channel means (b,) of uint8 pictures, summed in integers: no order matters."""
+    _, height, width, channels = images.shape
+    mean = tf.cast(tf.reduce_sum(tf.cast(images, tf.int32), [1, 2]), tf.float32) / float(height * width)
+    return [mean[:, min(i, channels - 1)] for i in range(3)]
+
+
+def _places(stretch: _Stretch, matrix: Matrix, size: tuple[int, int]) -> tuple[Any, Any, Any]:
+    """Returns (x, y, cover): fixed-point source coordinates (b, s, H, W) and the share inside the picture, or None."""
+    height, width = size
+    down, across = _offsets(matrix, stretch.samples)
+    spread = [tf.reshape(value, [-1, 1, 1, 1]) for value in matrix]
+    across = across + tf.reshape(tf.range(width, dtype=tf.float32) - (width - 1) / 2, [1, 1, 1, -1])
+    down = down + tf.reshape(tf.range(height, dtype=tf.float32) - (height - 1) / 2, [1, 1, -1, 1])
+    x = spread[0] * across + spread[1] * down + spread[2] + (width - 1) / 2
+    y = spread[3] * across + spread[4] * down + spread[5] + (height - 1) / 2
+    cover = None
+    if stretch.fill == "reflect":
+        x, y = _reflected(x, width), _reflected(y, height)
+    elif stretch.fill not in ("edge", "any"):
+        cover = tf.reduce_mean(_inside(x, width) * _inside(y, height), 1)
+    return _fixed(x, width), _fixed(y, height), cover
+
+
+def _offsets(matrix: Matrix, samples: int) -> tuple[Any, Any]:
+    """Returns the (down, across) offsets of the readings of a pixel, (b, s, 1, 1); 0 where nothing shrinks."""
+    if samples == 1:
+        zero = tf.zeros([1, 1, 1, 1])
+        return zero, zero
+
+    def reach(p: Any, q: Any) -> Any:
+        return tf.sqrt(tf.maximum(1 - 1 / tf.maximum(p * p + q * q, 1e-6), 0.0))
+
+    steps = [(i + 0.5) / samples - 0.5 for i in range(samples)]
+    down = tf.constant([step for step in steps for _ in steps]) * reach(matrix.b, matrix.e)[:, None]
+    across = tf.constant([step for _ in steps for step in steps]) * reach(matrix.a, matrix.d)[:, None]
+    return down[:, :, None, None], across[:, :, None, None]
+
+
+def _reflected(place: Any, side: int) -> Any:
+    place = place + 0.5
+    place = place - (2.0 * side) * tf.floor(place / (2.0 * side))
+    return tf.minimum(place, 2.0 * side - place) - 0.5
+
+
+def _inside(place: Any, side: int) -> Any:
+    """Returns the weight of the picture in a bilinear reading whose other part is outside."""
+    return tf.clip_by_value(tf.minimum(place + 1, side - place), 0.0, 1.0)
+
+
+def _fixed(place: Any, side: int) -> Any:
+    return tf.cast(tf.round(tf.clip_by_value(place, 0.0, side - 1.0) * float(_ONE)), tf.int32)
+
+
+def _taps(images: Any, x: Any, y: Any) -> list[tuple[Any, Any]]:
+    """Returns per group of three channels the words of the upper and lower neighbours, each (b, s, H, W)."""
+    batch, height, width, channels = images.shape
+    start = tf.reshape(tf.range(batch) * ((height + 1) * width), [-1, 1, 1, 1])
+    at = start + tf.bitwise.right_shift(y, 16) * width + tf.bitwise.right_shift(x, 16)
+    result = []
+    for first in range(0, channels, 3):
+        word = tf.int64 if channels - first >= 2 else tf.int32
+        group = tf.unstack(tf.cast(images[..., first : first + 3], word), axis=-1)
+        bits = 8 * len(group)
+        pixel = sum_of(value * (1 << (8 * i)) for i, value in enumerate(group))
+        pixel = tf.concat([pixel, pixel[:, -1:]], 1)
+        right = tf.concat([pixel[:, :, 1:], pixel[:, :, -1:]], 2)
+        table = tf.reshape(pixel + right * (1 << bits), [-1])
+        result.append((tf.gather(table, at), tf.gather(table, at + width)))
+    return result
+
+
+def _bilinear(taps: list[tuple[Any, Any]], x: Any, y: Any) -> list[Any]:
+    """Returns the channels (b, H, W) of the pictures read between their pixels."""
+    right = tf.cast(tf.bitwise.bitwise_and(x, _ONE - 1), tf.float32) * (1 / _ONE)
+    low = tf.cast(tf.bitwise.bitwise_and(y, _ONE - 1), tf.float32) * (1 / _ONE)
+    channels = []
+    for upper, lower in taps:
+        count = 3 if upper.dtype == tf.int64 else 1
+
+        def value(words: Any, position: int) -> Any:
+            shifted = tf.bitwise.right_shift(words, tf.constant(8 * position, words.dtype))
+            low_byte = tf.bitwise.bitwise_and(shifted, tf.constant(255, words.dtype))
+            return tf.cast(tf.cast(low_byte, tf.int32), tf.float32)
+
+        for channel in range(count):
+            ul, ur = value(upper, channel), value(upper, channel + count)
+            ll, lr = value(lower, channel), value(lower, channel + count)
+            top, bottom = ul + right * (ur - ul), ll + right * (lr - ll)
+            between = top + low * (bottom - top)
+            channels.append(between[:, 0] if between.shape[1] == 1 else tf.reduce_mean(between, 1))
+    return channels
