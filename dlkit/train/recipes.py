@@ -1,6 +1,6 @@
 """Named recipes, each with its source and what it reaches."""
 
-from dlkit.data.augment import Affine, Color
+from dlkit.data.augment import Affine, Color, Flip
 from dlkit.train.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -12,7 +12,8 @@ RECIPES: dict[str, Recipe] = {
         batch=64,
         label_smoothing=0.1,
         augment=(
-            Affine(rotate=10, shift=0.1, scale=0.1, flip=True),
+            Flip(),
+            Affine(rotate=10, shift=0.1, scale=0.1),
             Color(brightness=0.2, contrast=0.2, saturation=0.2),
         ),
     ),

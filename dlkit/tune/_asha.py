@@ -5,6 +5,7 @@ They work with anybody's hypermodel: like KerasTuner's Hyperband they hand out t
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras_tuner
@@ -16,11 +17,12 @@ from dlkit._errors import InputError
 class Asha(keras_tuner.Oracle):
     """Asynchronous successive halving: whoever is in the best third of a rung goes on, without waiting for the rung.
 
-        rungs r_0 < r_1 < ... < r_K = max_epochs,  r_k = ceil(max_epochs / factor ** (K - k))
+        rungs r_0 < ... < r_K = max_epochs,  r_k = ceil(max_epochs / factor ** (K - k)), r_0 >= min_epochs
 
     A trial at rung k is continued to rung k + 1 as soon as it is among the best floor(n_k / factor) of the n_k trials
-    that finished rung k; otherwise a new trial starts at rung 0. Against Hyperband: no brackets that must fill before
-    anything is promoted, so workers never idle and the search has no fixed length.
+    that finished rung k; otherwise a new trial starts, at rung k as often as Hyperband's brackets start there, so that a
+    first rung that tells little costs little. Against Hyperband: no bracket must fill before anything is promoted, so
+    workers never idle and the search has no fixed length.
 
     Args:
         objective: what a trial reports, a name or a `keras_tuner.Objective`.
@@ -76,9 +78,10 @@ class Asha(keras_tuner.Oracle):
     @property
     def rungs(self) -> tuple[int, ...]:
         """The epochs at which trials are compared, the shortest first."""
-        rungs = [self.max_epochs]
-        while math.ceil(rungs[0] / self.factor) >= self.min_epochs and rungs[0] > 1:
-            rungs.insert(0, math.ceil(rungs[0] / self.factor))
+        rungs, epochs = [], float(self.max_epochs)
+        while epochs >= self.min_epochs:
+            rungs.insert(0, math.ceil(epochs - 1e-9))
+            epochs /= self.factor
         return tuple(rungs)
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -103,9 +106,15 @@ class Asha(keras_tuner.Oracle):
         for _ in range(self._max_collisions):
             values = self._suggest(random)
             if not self._duplicate(values):
-                values |= {"tuner/epochs": self.rungs[0], "tuner/initial_epoch": 0}
+                values |= {"tuner/epochs": self._first_rung(random), "tuner/initial_epoch": 0}
                 return {"status": "RUNNING", "values": values}
         return {"status": "IDLE" if self.ongoing_trials else "STOPPED"}  # the space is exhausted
+
+    def _first_rung(self, random: np.random.Generator) -> int:
+        """Draws where a new trial starts, in proportion to the sizes of Hyperband's brackets."""
+        top = len(self.rungs) - 1
+        sizes = np.array([(top + 1) / (top - k + 1) * self.factor ** (top - k) for k in range(top + 1)])
+        return int(random.choice(self.rungs, p=sizes / sizes.sum()))
 
     def _suggest(self, random: np.random.Generator) -> dict[str, Any]:
         """Draws the active hyperparameters uniformly (on their own scale)."""
@@ -152,12 +161,13 @@ class Bohb(Asha):
 
         suggest  argmax over candidates x ~ l of  l(x) / g(x)
 
-    l and g are kernel densities over the good and the other trials of the longest rung that has enough of them; both on
-    the unit cube of the hyperparameters' own scales. A share `random_fraction` of the suggestions stays random, so that
-    the search cannot lock itself in.
+    l and g are kernel densities over the good and the other configurations, on the unit cube of the hyperparameters'
+    own scales. Configurations are ranked by the longest rung that they finished, then by their score there, so that
+    every trial counts (the paper takes the longest rung with enough trials alone). A share `random_fraction` of the
+    suggestions stays random, so that the search cannot lock itself in.
 
     Args:
-        good_fraction: the share of a rung's trials that l is built on.
+        good_fraction: the share of the configurations that l is built on, never fewer than hyperparameters + 2.
         random_fraction: the share of suggestions that are drawn uniformly.
         candidates: draws from l among which the best ratio is taken.
         objective, max_epochs, factor, min_epochs, max_trials, seed and the rest: as in `Asha`.
@@ -175,7 +185,7 @@ class Bohb(Asha):
         factor: int = 3,
         *,
         good_fraction: float = 0.15,
-        random_fraction: float = 0.2,
+        random_fraction: float = 1 / 3,
         candidates: int = 64,
         **kwargs: Any,
     ):
@@ -198,15 +208,25 @@ class Bohb(Asha):
         return super()._suggest(random) if best is None else best
 
     def _parts(self) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-        """The good and the other trials of the longest rung with enough of them, as points of the unit cube."""
+        """The good and the other configurations as points of the unit cube; nothing while there are too few."""
         enough = len(self.hyperparameters.space) + 2
+        ranked, continued = [], set()
         for epochs in reversed(self.rungs):
-            ranked = self._ranked(epochs)
-            if len(ranked) >= enough + 1:
-                points = [self._point(trial.hyperparameters.values) for trial in ranked]
-                cut = max(enough // 2, math.ceil(self.good_fraction * len(points)), 2)
-                return points[:cut], points[cut:]
-        return [], []
+            rung = self._ranked(epochs)
+            ranked += [trial for trial in rung if trial.trial_id not in continued]
+            continued |= {t.hyperparameters.values.get("tuner/trial_id") for t in rung}
+            continued |= set(self._ancestors(continued))
+        if len(ranked) < 2 * enough:
+            return [], []
+        points = [self._point(trial.hyperparameters.values) for trial in ranked]
+        cut = max(enough, math.ceil(self.good_fraction * len(points)))
+        return points[:cut], points[cut:]
+
+    def _ancestors(self, ids: set[Any]) -> Iterator[str]:
+        """The trials that these continue, and those that they continue."""
+        while ids:
+            ids = {self.trials[i].hyperparameters.values.get("tuner/trial_id") for i in ids if i} - {None}
+            yield from ids
 
     def _point(self, values: dict[str, Any]) -> dict[str, float]:
         return {hp.name: _place(hp, values[hp.name]) for hp in self.hyperparameters.space if hp.name in values}
@@ -248,13 +268,13 @@ def _near(hp: Any, centre: dict[str, float], width: dict[str, float], random: np
 
 
 def _bandwidth(points: list[dict[str, float]]) -> dict[str, float]:
-    """Scott's rule per hyperparameter, never below 0.05 nor above 0.4."""
+    """Three times Scott's rule per hyperparameter, as in the paper's code, never below 0.05 nor above 0.5."""
     names = {name for point in points for name in point}
     widths = {}
     for name in names:
         places = [point[name] for point in points if name in point]
         spread = float(np.std(places)) if len(places) > 1 else 0.2
-        widths[name] = min(0.4, max(0.05, 1.06 * spread * len(places) ** (-1 / (len(names) + 4))))
+        widths[name] = min(0.5, max(0.05, 3 * 1.06 * spread * len(places) ** (-1 / (len(names) + 4))))
     return widths
 
 

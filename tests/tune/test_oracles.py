@@ -46,7 +46,7 @@ def objective():
 
 @pytest.mark.parametrize(
     ("most", "factor", "least", "rungs"),
-    [(27, 3, 1, (1, 3, 9, 27)), (100, 3, 1, (1, 2, 4, 12, 34, 100)), (16, 2, 4, (4, 8, 16)), (1, 3, 1, (1,))],
+    [(27, 3, 1, (1, 3, 9, 27)), (100, 3, 1, (2, 4, 12, 34, 100)), (16, 2, 4, (4, 8, 16)), (1, 3, 1, (1,))],
 )  # fmt: skip
 def test_the_rungs_grow_by_the_factor_up_to_the_most_epochs(most, factor, least, rungs):
     assert Asha("val_accuracy", max_epochs=most, factor=factor, min_epochs=least).rungs == rungs
