@@ -98,8 +98,8 @@ class RMSNorm(Norm):
         self._axes = feature_axes(self.axis, input_shape, "RMSNorm")
         self.add_parameters(tuple(input_shape[a] for a in self._axes), "scale")
 
-    def call(self, inputs: Any) -> Any:
-        return kernels().rms_norm(inputs, self.gamma, self._axes, self.epsilon)
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return kernels().rms_norm(inputs, self.gamma, self._axes, self.epsilon, training)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
@@ -156,8 +156,8 @@ class LayerNorm(Norm):
         self._axes = feature_axes(self.axis, input_shape, "LayerNorm")
         self.add_parameters(tuple(input_shape[a] for a in self._axes))
 
-    def call(self, inputs: Any) -> Any:
-        return kernels().layer_norm(inputs, self.gamma, self.beta, self._axes, self.epsilon)
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return kernels().layer_norm(inputs, self.gamma, self.beta, self._axes, self.epsilon, training)
 
 
 @keras.saving.register_keras_serializable(package="dlkit")
@@ -220,8 +220,8 @@ class GroupNorm(Norm):
             )
         self.add_parameters((channels,))
 
-    def call(self, inputs: Any) -> Any:
-        return kernels().group_norm(inputs, self.gamma, self.beta, self.groups, self._axis, self.epsilon)
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return kernels().group_norm(inputs, self.gamma, self.beta, self.groups, self._axis, self.epsilon, training)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "groups": self.groups}
@@ -281,6 +281,6 @@ class InstanceNorm(Norm):
         self._axis = channel_axis(self.axis, input_shape, "InstanceNorm")
         self.add_parameters((int(input_shape[self._axis]),))
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         channels = int(inputs.shape[self._axis])
-        return kernels().group_norm(inputs, self.gamma, self.beta, channels, self._axis, self.epsilon)
+        return kernels().group_norm(inputs, self.gamma, self.beta, channels, self._axis, self.epsilon, training)

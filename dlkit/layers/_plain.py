@@ -1,8 +1,9 @@
 """The reference formulas in `keras.ops`, the same on every backend; `_fast` must equal them.
 
 Every function takes the input in its own dtype, computes in float32 at least (half precision would overflow at 256
-in the square and lose the statistics), and returns the input's dtype. Variances are two-pass, so a mean of 1e3 with
-a standard deviation of 1 costs no accuracy.
+in the square and lose the statistics), and returns the input's dtype. Variances are two-pass, and the mean is
+subtracted twice: the first time leaves the rounding error of the sum, which is 1e-3 at a mean of 1e3. `training`
+changes nothing here; the fast paths ask it.
 """
 
 from collections.abc import Sequence
@@ -30,22 +31,40 @@ def affine(y: Tensor, gamma: Tensor | None, beta: Tensor | None, shape: Sequence
     return y
 
 
-def rms_norm(x: Tensor, scale: Tensor | None, axes: Sequence[int], epsilon: float) -> Tensor:
+def rms_norm(
+    x: Tensor, scale: Tensor | None, axes: Sequence[int], epsilon: float, training: bool | None = None
+) -> Tensor:
     """Returns x / sqrt(mean(x**2, axes) + epsilon) * scale."""
     w = wide(x)
     y = w * ops.rsqrt(ops.mean(ops.square(w), axis=axes, keepdims=True) + epsilon)
     return ops.cast(affine(y, scale, None, broadcast_shape(x.shape, axes)), x.dtype)
 
 
-def layer_norm(x: Tensor, gamma: Tensor | None, beta: Tensor | None, axes: Sequence[int], epsilon: float) -> Tensor:
+def layer_norm(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    axes: Sequence[int],
+    epsilon: float,
+    training: bool | None = None,
+) -> Tensor:
     """Returns (x - mean) / sqrt(variance + epsilon) * gamma + beta with the statistics of `axes`."""
     d = wide(x)
+    d = d - ops.mean(d, axis=axes, keepdims=True)
     d = d - ops.mean(d, axis=axes, keepdims=True)
     y = d * ops.rsqrt(ops.mean(ops.square(d), axis=axes, keepdims=True) + epsilon)
     return ops.cast(affine(y, gamma, beta, broadcast_shape(x.shape, axes)), x.dtype)
 
 
-def group_norm(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int, axis: int, epsilon: float) -> Tensor:
+def group_norm(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    groups: int,
+    axis: int,
+    epsilon: float,
+    training: bool | None = None,
+) -> Tensor:
     """Returns the input normalised with the statistics of each sample's groups of channels.
 
     Means over the positions come first, per channel, and are then averaged within a group: equal counts make that the
@@ -55,6 +74,7 @@ def group_norm(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int
     channels = int(x.shape[axis])
     spatial = [i for i in range(1, len(x.shape)) if i != axis]
     d = w - _over_groups(w, spatial, groups, channels, axis)
+    d = d - _over_groups(d, spatial, groups, channels, axis)
     y = d * ops.rsqrt(_over_groups(ops.square(d), spatial, groups, channels, axis) + epsilon)
     return ops.cast(affine(y, gamma, beta, broadcast_shape(x.shape, [axis])), x.dtype)
 
@@ -80,6 +100,7 @@ def moments(x: Tensor, axis: int, mask: Tensor | None, synchronized: bool) -> tu
         if synchronized:
             return ops.moments(w, axes=axes, synchronized=True)
         mean = ops.mean(w, axis=axes, keepdims=True)
+        mean = mean + ops.mean(w - mean, axis=axes, keepdims=True)
         return ops.reshape(mean, [-1]), ops.mean(ops.square(w - mean), axis=axes)
     weight = ops.broadcast_to(ops.expand_dims(ops.cast(mask, w.dtype), -1), ops.shape(w))
     total = ops.sum(weight, axis=axes, keepdims=True) + keras.config.epsilon()

@@ -1,0 +1,257 @@
+"""Times dlkit's layers against Keras' own on TensorFlow's CPU backend, and writes benchmarks/results/layers.json.
+
+    python benchmarks/layers.py                    the whole grid, about eight minutes on two cores
+    python benchmarks/layers.py --dtype float32    one half of it; --layer GroupNorm one layer; --quick few repeats
+
+Each cell interleaves both libraries, call by call, and takes the median of the wall-clock times. `forward` and
+`forward+backward` call `layer(x)` (BatchNorm with training=True) inside a tf.function; `inference` calls it with
+training=False, the form that exports have. Unknown batch means a tf.function traced for (None, ...). Compile time is
+the first call less the median. Memory is the growth of the process' peak resident size per layer of a chain, with
+gradients, each chain in a process of its own.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dlkit import layers
+
+SHAPES = ((32, 56, 56, 64), (32, 14, 14, 256), (128, 32, 32, 32), (8, 112, 112, 48), (32, 196, 768))
+DTYPES = ("float32", "bfloat16")
+MODES = ("forward", "forward+backward", "inference")
+# layers pooled in one target, the modes it holds for, times faster than Keras as a geometric mean
+TARGETS = (
+    (("GroupNorm", "InstanceNorm"), ("forward", "forward+backward"), 4.0),
+    (("LayerNorm",), ("forward", "forward+backward"), 2.5),
+    (("RMSNorm",), ("forward", "forward+backward"), 1.7),
+    (("BatchNorm",), ("forward", "forward+backward"), 3.0),
+    (("SwiGLU",), ("forward", "forward+backward"), 1.0),
+)
+RESULTS = Path(__file__).parent / "results" / "layers.json"
+
+
+def groups_of(channels):
+    """Returns 32, GroupNorm's default, or the largest power of two that divides fewer channels."""
+    return next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0)
+
+
+def pair(name, channels, policy):
+    """Returns (dlkit's layer, Keras' counterpart)."""
+    keras_layers = keras.layers
+    if name == "SwiGLU":
+        return layers.SwiGLU(channels, dtype=policy), TwoDense(channels, dtype=policy)
+    ours, theirs = {
+        "GroupNorm": (
+            lambda **k: layers.GroupNorm(groups_of(channels), **k),
+            lambda **k: keras_layers.GroupNormalization(groups_of(channels), **k),
+        ),
+        "InstanceNorm": (layers.InstanceNorm, lambda **k: keras_layers.GroupNormalization(-1, **k)),
+        "LayerNorm": (layers.LayerNorm, keras_layers.LayerNormalization),
+        "RMSNorm": (layers.RMSNorm, keras_layers.RMSNormalization),
+        "BatchNorm": (layers.BatchNorm, keras_layers.BatchNormalization),
+    }[name]
+    epsilon = 1e-6 if name == "RMSNorm" else 1e-5
+    return ours(epsilon=epsilon, dtype=policy), theirs(epsilon=epsilon, dtype=policy)
+
+
+class TwoDense(keras.layers.Layer):
+    """Two Dense layers, a SiLU and a multiply: what SwiGLU must not be slower than."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.gate = keras.layers.Dense(units, activation="silu", dtype=self.dtype_policy)
+        self.value = keras.layers.Dense(units, dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        self.gate.build(input_shape)
+        self.value.build(input_shape)
+
+    def call(self, inputs):
+        return self.gate(inputs) * self.value(inputs)
+
+
+def function_of(layer, mode, spec):
+    """Returns a tf.function of (x, dy) that runs the layer in `mode`."""
+    batch_norm = isinstance(layer, (layers.BatchNorm, keras.layers.BatchNormalization))
+    training = {"training": True} if batch_norm and mode != "inference" else {}
+    if mode == "inference":
+        training = {"training": False}
+
+    @tf.function(input_signature=[spec, spec], autograph=False)
+    def run(x, dy):
+        if mode != "forward+backward":
+            return layer(x, **training)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, **training)
+        return tape.gradient(y, [x, *layer.trainable_variables], dy)
+
+    return run
+
+
+def measure(name, shape, dtype, unknown, mode, repeats):
+    """Returns the cell: medians in milliseconds, compile times in seconds."""
+    policy = "float32" if dtype == "float32" else "mixed_bfloat16"
+    x, dy = (tf.cast(tf.random.stateless_normal(shape, (0, i)), dtype) for i in range(2))
+    spec = tf.TensorSpec((None, *shape[1:]) if unknown else shape, dtype)
+    runs, first = [], []
+    for layer in pair(name, shape[-1], policy):
+        layer.build(shape)
+        run = function_of(layer, mode, spec)
+        start = time.perf_counter()
+        run(x, dy)
+        first.append(time.perf_counter() - start)
+        runs.append(run)
+    times = [[], []]
+    for _ in range(repeats):
+        for run, record in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run(x, dy)
+            record.append(time.perf_counter() - start)
+    medians = [float(np.median(t)) for t in times]
+    return {
+        "layer": name, "shape": list(shape), "dtype": dtype, "batch": "unknown" if unknown else "static", "mode": mode,
+        "dlkit_ms": round(1e3 * medians[0], 3), "keras_ms": round(1e3 * medians[1], 3),
+        "ratio": round(medians[1] / medians[0], 3),
+        "dlkit_compile_s": round(first[0] - medians[0], 3), "keras_compile_s": round(first[1] - medians[1], 3),
+    }  # fmt: skip
+
+
+CHAIN = """
+import os, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import keras, tensorflow as tf
+from dlkit import layers
+length, make = int(sys.argv[1]), eval(sys.argv[2], {"keras": keras, "dlkit": layers})
+norms = [make() for _ in range(length)]
+for norm in norms: norm.build((32, 56, 56, 64))
+@tf.function(autograph=False)
+def step(x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = x
+        for norm in norms: y = norm(y)
+    return tape.gradient(y, x)
+step(tf.ones((32, 56, 56, 64)))
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def memory():
+    """Returns MiB held per GroupNorm layer for the backward pass: slope of the peak between chains of 4 and 20."""
+    held = {}
+    makers = {"dlkit": "dlkit.GroupNorm", "keras": "lambda: keras.layers.GroupNormalization(32, epsilon=1e-5)"}
+    for who, maker in makers.items():
+        peaks = [
+            int(subprocess.run([sys.executable, "-c", CHAIN, str(n), maker], capture_output=True, check=True).stdout)
+            for n in (4, 20)
+        ]
+        held[who] = round((peaks[1] - peaks[0]) / 1024 / 16, 1)
+    tensor = 32 * 56 * 56 * 64 * 4 / 2**20
+    return {**held, "tensor": round(tensor, 1), "saved": round(1 - held["dlkit"] / held["keras"], 3)}
+
+
+def geometric_mean(values):
+    return float(np.exp(np.mean(np.log(values))))
+
+
+def summary(cells, held):
+    """Returns lines: a table of geometric means and worst cells, and whether each target was met."""
+    lines = [
+        "| layer | mode | cells | geometric mean | slowest cell | dlkit ms | Keras ms | compile s (Keras) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    names = list(dict.fromkeys(c["layer"] for c in cells))
+    for name in names:
+        for mode in MODES:
+            some = [c for c in cells if c["layer"] == name and c["mode"] == mode]
+            if not some:
+                continue
+            mean = geometric_mean([c["ratio"] for c in some])
+            ours, theirs = (geometric_mean([c[k] for c in some]) for k in ("dlkit_ms", "keras_ms"))
+            compile_s = [float(np.median([c[f"{k}_compile_s"] for c in some])) for k in ("dlkit", "keras")]
+            lines.append(
+                f"| {name} | {mode} | {len(some)} | {mean:.2f}x | {min(c['ratio'] for c in some):.2f}x | {ours:.2f} "
+                f"| {theirs:.2f} | {compile_s[0]:.2f} ({compile_s[1]:.2f}) |"
+            )
+    lines += ["", "| target | reached | met |", "|---|---|---|"]
+    for pooled, modes, target in TARGETS:
+        for mode in modes:
+            ratios = [c["ratio"] for c in cells if c["layer"] in pooled and c["mode"] == mode]
+            if ratios:
+                mean = geometric_mean(ratios)
+                met = "yes" if mean >= target else "no"
+                lines.append(f"| {' and '.join(pooled)}, {mode}: at least {target}x | {mean:.2f}x | {met} |")
+    for title, modes in (("forward and forward+backward", MODES[:2]), ("inference", MODES[2:])):
+        ratios = [(c["ratio"], c) for c in cells if c["mode"] in modes]
+        slower = [c for r, c in ratios if r < 1]
+        if ratios:
+            worst = min(r for r, _ in ratios)
+            lines.append(
+                f"| never slower than Keras, {title}, {len(ratios)} cells | {len(slower)} cells slower, worst "
+                f"{worst:.2f}x | {'no' if slower else 'yes'} |"
+            )
+    if held:
+        lines.append(
+            f"| memory held for backward, GroupNorm (32, 56, 56, 64): 40 % less | {100 * held['saved']:.0f} % less: "
+            f"{held['dlkit']} against {held['keras']} MiB per layer, the tensor has {held['tensor']} | "
+            f"{'yes' if held['saved'] >= 0.4 else 'no'} |"
+        )
+    return lines
+
+
+def machine():
+    cpu = next(ln.split(":")[1].strip() for ln in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in ln)
+    return (
+        f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, tensorflow {tf.__version__}, "
+        f"keras {keras.__version__}"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="only this dtype")
+    parser.add_argument("--layer", action="append", help="only this layer, for example GroupNorm")
+    parser.add_argument("--mode", choices=MODES, action="append", help="only this mode")
+    parser.add_argument("--batch", choices=("static", "unknown"), action="append", help="only this kind of batch axis")
+    parser.add_argument("--repeats", type=int, default=11, help="interleaved calls per cell (11)")
+    parser.add_argument("--quick", action="store_true", help="one small shape, 3 repeats, no memory: a smoke test")
+    parser.add_argument("--report", action="store_true", help="print the table of the stored results and stop")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; cells measured again replace old ones")
+    args = parser.parse_args()
+    names = [n for pooled, *_ in TARGETS for n in pooled]
+    stored = json.loads(args.out.read_text()) if args.out.exists() else {"cells": [], "memory": None}
+    if not args.report:
+        cells = []
+        for shape in SHAPES[1:2] if args.quick else SHAPES:
+            for dtype in args.dtype or DTYPES:
+                for name in args.layer or names:
+                    for batch in args.batch or ("static", "unknown"):
+                        for mode in args.mode or MODES:
+                            repeats = 3 if args.quick else args.repeats
+                            cells.append(measure(name, shape, dtype, batch == "unknown", mode, repeats))
+            print(f"{shape}: {len(cells)} cells", file=sys.stderr, flush=True)
+        key = ("layer", "shape", "dtype", "batch", "mode")
+        done = {tuple(map(str, (c[k] for k in key))) for c in cells}
+        cells += [c for c in stored["cells"] if tuple(map(str, (c[k] for k in key))) not in done]
+        held = memory() if not args.quick and (not args.layer or "GroupNorm" in args.layer) else stored["memory"]
+        stored = {"command": "python benchmarks/layers.py", "machine": machine(), "memory": held, "cells": cells}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(stored, indent=1) + "\n")
+    print("\n".join([stored["machine"], "", *summary(stored["cells"], stored["memory"])]))
+
+
+if __name__ == "__main__":
+    main()
