@@ -94,7 +94,8 @@ def create(name: str, **kw: Any) -> keras.Model:
     """Builds a model by name.
 
     Args:
-        name: one of `names()`, or a family with another depth, such as "resnet_cifar8".
+        name: one of `names()`, a family with another depth, such as "resnet_cifar8", or a family alone ("vgg",
+            "resnet", "resnet_cifar"), whose depth or configuration is an argument.
         **kw: passed to the builder and stronger than what the name implies: `create("resnet50", version="d")`.
 
     Raises:
@@ -118,6 +119,10 @@ def create(name: str, **kw: Any) -> keras.Model:
 def _find(name: str) -> tuple[Callable[..., keras.Model], dict[str, Any]]:
     if name in ENTRIES:
         return ENTRIES[name].builder, ENTRIES[name].arguments
+    if name in _ANY_DEPTH:
+        return _ANY_DEPTH[name]
+    if name == "vgg":
+        return vgg, {}
     family = re.fullmatch(r"([a-z_]+?)_?(\d+)", str(name))
     if family and family[1] in _ANY_DEPTH:
         builder, arguments = _ANY_DEPTH[family[1]]

@@ -127,7 +127,7 @@ def test_one_block_of_a_looped_stage_is_set_by_name(monkeypatch):
     weights["stage3_block2_conv2/kernel"].assign(np.ones((3, 3, 8, 8), "float32"))
     assert weights["stage3_block2_conv2/kernel"].numpy().min() == 1.0
     np.testing.assert_array_equal(weights["stage3_block3_conv2/kernel"].numpy(), others)
-    with pytest.raises(ValueError, match="stage3_block2_conv2/kernel.*does not fit"):
+    with pytest.raises(ValueError, match=r"stage3_block2_conv2/kernel.*does not fit"):
         weights["stage3_block2_conv2/kernel"].assign(np.ones((3, 3, 8, 9), "float32"))
 
 
