@@ -8,6 +8,7 @@ import numpy as np
 
 from dlkit._errors import InputError
 
+ENSEMBLE = ("probabilities", "disagreement")
 MAIN = {"classification": "logits", "regression": "predictions", "box": "boxes"}
 
 
@@ -18,12 +19,16 @@ class Net:
     Args:
         model: outputs the main tensor and, where the graph shows them, the features.
         names: of the outputs, the main one first.
-        probabilities_only: the user's model gives probabilities and its logits are their logarithm.
     """
 
     model: keras.Model
     names: tuple[str, ...]
-    probabilities_only: bool = False
+
+
+def is_ensemble(model: Any) -> bool:
+    """Tells whether the model answers with `dlkit.models.ensemble`'s mean probabilities and disagreement."""
+    output = getattr(model, "output", None)
+    return isinstance(output, dict) and set(output) == set(ENSEMBLE)
 
 
 def in_float32(model: keras.Model) -> keras.Model:
@@ -49,6 +54,8 @@ def served(model: keras.Model, task: str) -> Net:
     """Returns the network to serve: the softmax of a classifier taken off, the features added."""
     if not hasattr(model, "outputs") or not model.outputs:
         return Net(model, (MAIN[task],))
+    if is_ensemble(model):
+        return Net(keras.Model(model.inputs[0], [model.output[name] for name in ENSEMBLE]), ("logits", ENSEMBLE[1]))
     main = model.outputs[0]
     if task == "classification":
         main = _before_softmax(main)
@@ -60,6 +67,8 @@ def served(model: keras.Model, task: str) -> Net:
 
 def ends_in_softmax(model: keras.Model) -> bool:
     """Tells whether the graph shows a softmax at the end."""
+    if not getattr(model, "outputs", None) or is_ensemble(model):
+        return False
     operation, _ = _made_by(model.outputs[0])
     if isinstance(operation, keras.layers.Softmax):
         return True

@@ -99,6 +99,13 @@ def input_shape(model: Any, preprocess: Any) -> tuple[int | None, ...]:
 def check_width(model: Any, options: Options) -> None:
     """Raises InputError when the inputs and outputs that the model declares cannot be right."""
     inputs, outputs = (len(getattr(model, side, None) or [0]) for side in ("inputs", "outputs"))
+    output = getattr(model, "output", None) if outputs else None
+    if (
+        isinstance(output, dict)
+        and set(output) == {"probabilities", "disagreement"}
+        and options.task == "classification"
+    ):
+        outputs = 1  # of dlkit.models.ensemble
     if inputs != 1 or outputs != 1:
         raise InputError(f"{model.name!r} has {inputs} inputs and {outputs} outputs; an export takes one of each")
     shape = getattr(model, "output_shape", None)

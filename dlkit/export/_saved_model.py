@@ -124,7 +124,8 @@ class _Export:
         if self.options.optimize is None:
             for rows in (1, 2):
                 self.model.predict(cases.tensors[:rows], verbose=0)
-        return self.model.predict(cases.tensors, batch_size=cases.batch, verbose=0)
+        found = self.model.predict(cases.tensors, batch_size=cases.batch, verbose=0)
+        return found["probabilities"] if isinstance(found, dict) else found
 
     def _servable(self, cases: Cases, expected: np.ndarray) -> Servable:
         """Traces the network once, notes its features as a reference, and optimises it."""

@@ -114,7 +114,8 @@ class Servable:
         probabilities = tf.nn.softmax(logits if self._temperature == 1.0 else logits / self._temperature)
         scores, best = tf.math.top_k(probabilities, k=min(TOP, len(self._labels)))
         classes = tf.gather(tf.constant(self._labels, tf.string), best)
-        return {"probabilities": probabilities, "logits": logits, "classes": classes, "scores": scores}
+        more = {name: value for name, value in found.items() if name not in ("logits", "features")}
+        return {"probabilities": probabilities, "logits": logits, "classes": classes, "scores": scores, **more}
 
     def _tolerant(self, files: tf.Tensor, tensors: tf.TensorSpec) -> Outputs:
         """Serves the decodable files; the others answer zeros and a reason.
