@@ -162,9 +162,9 @@ def declared(content: Any, which: Any) -> Any:
     return tf.switch_case(which, [jpeg, fields(16, 4, True), fields(6, 2, False), bmp, webp, nothing])
 
 
-def check_size(content: Any, which: Any) -> Any:
-    """Returns `content`, or fails in the graph where its header declares more than `PIXEL_LIMIT` pixels."""
-    size = tf.cast(declared(content, which), tf.float32)
+def within_limit(content: Any, size: Any) -> Any:
+    """Returns `content`, or fails in the graph where `size` (height, width) holds more than `PIXEL_LIMIT` pixels."""
+    size = tf.cast(size, tf.float32)
     message = f"the picture declares more than {PIXEL_LIMIT} pixels: refused before it is decoded; height and width"
     with tf.control_dependencies([tf.debugging.Assert(size[0] * size[1] <= PIXEL_LIMIT, [message, size])]):
         return tf.identity(content)
@@ -189,7 +189,7 @@ def decode(content: Any, channels: int) -> Any:
         `PIXEL_LIMIT`.
     """
     which = kind(content)
-    content = check_size(content, which)
+    content = within_limit(content, declared(content, which))
 
     def jpeg() -> Any:
         image = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dlkit._errors import InputError
 from dlkit.data import draws
-from dlkit.data._window import cut_window, moved_into, read_window
+from dlkit.data._window import cut_window, moved_into, read_window, resized
 from dlkit.data.augment import mix as _mixing
 from dlkit.data.augment._chain import Chain
 from dlkit.data.preprocess import Standardize
@@ -82,7 +82,7 @@ class Stream:
                 picture, window = read_window(self.preprocess, stored, crop, u)
             else:
                 part, window = cut_window(stored, crop, u)
-                picture = self.preprocess.stretched(part)
+                picture = resized(part, self.preprocess)
         else:
             picture = self.preprocess.decode(stored)
         picture.set_shape(self.preprocess.input_shape)

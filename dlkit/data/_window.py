@@ -18,9 +18,8 @@ def read_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, 
         crop: a `RandomResizedCrop`.
         u: its draws, float32 (4,).
     """
-    which = _decode.kind(content)
-    content = _decode.check_size(content, which)
-    plain = tf.cond(which == 0, lambda: _decode.orientation(content) == 1, lambda: tf.constant(False))
+    is_jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
+    plain = tf.cond(is_jpeg, lambda: _decode.orientation(content) == 1, lambda: tf.constant(False))
 
     def jpeg() -> tuple[Any, Any]:
         return _jpeg_window(preprocess, content, crop, u)
@@ -30,7 +29,34 @@ def read_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, 
 
     picture, window = tf.cond(plain, jpeg, other)
     picture.set_shape([None, None, preprocess.channels])
-    return preprocess.stretched(picture), window
+    return resized(picture, preprocess), window
+
+
+def resized(picture: Any, preprocess: Any) -> Any:
+    """Returns a window uint8 (H, W, C) resized to the input's size, uint8, without aliasing.
+
+    Area averaging where both sides shrink and bilinear reading where both grow are four times as fast as the general
+    antialiased kernel, which is left for windows that shrink one way and grow the other.
+    """
+    height, width, channels = preprocess.input_shape
+    size = tf.constant([height, width])
+    shape = tf.shape(picture)[:2]
+
+    def rounded(image: Any) -> Any:
+        return tf.cast(image[0] + 0.5, tf.uint8)
+
+    def shrunk() -> Any:
+        return rounded(tf.raw_ops.ResizeArea(images=picture[None], size=size))
+
+    def grown() -> Any:
+        return rounded(tf.raw_ops.ResizeBilinear(images=picture[None], size=size, half_pixel_centers=True))
+
+    def either() -> Any:
+        return tf.cond(tf.reduce_all(shape <= size), grown, lambda: preprocess.stretched(picture))
+
+    image = tf.cond(tf.reduce_all(shape >= size), shrunk, either)
+    image.set_shape([height, width, channels])
+    return image
 
 
 def cut_window(picture: Any, crop: Any, u: Any) -> tuple[Any, Any]:
@@ -53,6 +79,7 @@ def _whole(crop: Any, u: Any, height: Any, width: Any) -> tuple[Any, Any]:
 
 def _jpeg_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, Any]:
     shape = tf.image.extract_jpeg_shape(content)
+    content = _decode.within_limit(content, shape[:2])
     pixels, fractions = _whole(crop, u, shape[0], shape[1])
     height, width, _ = preprocess.input_shape
     larger = tf.minimum(pixels[2] // height, pixels[3] // width)
