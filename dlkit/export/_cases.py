@@ -93,7 +93,13 @@ def generated(preprocess: Any, shape: tuple[int | None, ...]) -> Cases:
     rows = rng.normal(size=(12, *(32 if side is None else side for side in shape))).astype(np.float32)
     if preprocess is None:
         return Cases(tensors=rows)
-    return Cases(inputs=rows, tensors=np.asarray(preprocess(rows), np.float32))
+    rows = rows * np.asarray(preprocess.std, np.float32) + np.asarray(preprocess.mean, np.float32)
+    return of_rows(rows, preprocess)
+
+
+def of_rows(rows: np.ndarray, preprocess: Any) -> Cases:
+    """Returns cases of a table's rows, standardised by the evaluation pipeline's own object."""
+    return Cases(inputs=rows, tensors=np.asarray(preprocess.from_rows(tf.constant(rows)), np.float32))
 
 
 def of_files(files: list[bytes], preprocess: Any) -> Cases:
@@ -169,7 +175,7 @@ def load(path: Path, preprocess: Any) -> Cases:
     if count:
         cases = of_files([stored[f"file_{i}"].tobytes() for i in range(count)], preprocess)
     elif "inputs" in stored:
-        cases = Cases(inputs=stored["inputs"], tensors=np.asarray(preprocess(stored["inputs"]), np.float32))
+        cases = of_rows(stored["inputs"], preprocess)
     else:
         cases = Cases(tensors=stored["tensors"])
     cases.expected, cases.features = stored["expected"], stored.get("features")

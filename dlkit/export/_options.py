@@ -74,6 +74,10 @@ def checked(
 
 def input_shape(model: Any, preprocess: Any) -> tuple[int | None, ...]:
     """Returns the shape of one input of `model`, after comparing it with what `preprocess` yields."""
+    if preprocess is not None and not hasattr(preprocess, "from_bytes") and not hasattr(preprocess, "from_rows"):
+        raise InputError(
+            f"preprocess={preprocess!r}; expected a dlkit.data.Preprocess, a Standardize, or None for tensors"
+        )
     expected = getattr(model, "input_shape", None)
     found = getattr(preprocess, "input_shape", None)
     if isinstance(expected, tuple) and expected and isinstance(expected[0], int | None):

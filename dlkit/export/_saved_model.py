@@ -46,7 +46,8 @@ def saved_model(
 
     Args:
         model: a Keras model with one input and one output: logits or probabilities, one per label.
-        preprocess: the `dlkit.data.Preprocess` of the evaluation pipeline; None for a network fed with tensors.
+        preprocess: the `dlkit.data.Preprocess` (`Standardize` for tables) of the evaluation pipeline; None for a
+            network fed with tensors.
         labels: class names in the order of the outputs; None for regression and boxes.
         directory: holds the versions, e.g. `saved_models/digits`; its last part is the model's name for the server.
         version: a positive integer; None takes the next free one.

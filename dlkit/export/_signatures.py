@@ -16,7 +16,7 @@ class Servable:
 
     Args:
         core: maps preprocessed tensors (batch, ...) to the main output and the features.
-        preprocess: has `from_bytes`, `from_images` and `input_shape`; None for a network that takes tensors only.
+        preprocess: has `from_bytes` and `from_images`, or `from_rows`; None for a network that takes tensors only.
         shape: of one preprocessed example.
         task: "classification", "regression" or "box".
         labels: class names, for classification.
@@ -80,7 +80,7 @@ class Servable:
         if self._preprocess is None:
             return _traced(lambda tensors: self._answer(tensors), tensors)
         rows = tf.TensorSpec(tensors.shape, tf.float32, name="inputs")
-        return _traced(lambda inputs: self._answer(self._shaped(self._preprocess(inputs), tensors)), rows)
+        return _traced(lambda inputs: self._answer(self._shaped(self._preprocess.from_rows(inputs), tensors)), rows)
 
     def _add_features(self, tensors: tf.TensorSpec) -> None:
         if "features" not in self._core.names:

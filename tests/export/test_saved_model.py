@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from dlkit._errors import InputError
-from dlkit.data import Preprocess, from_arrays
-from dlkit.export import VerificationError, _saved_model, saved_model
+from dlkit.data import Preprocess, Standardize, from_arrays
+from dlkit.export import VerificationError, _saved_model, saved_model, verify
 
 LABELS = ("cat", "dog", "<b>bird</b>", "fish|star", "Ёж")
 
@@ -176,6 +176,17 @@ def test_a_network_without_preprocessing_takes_tensors_of_any_rank(export, rando
     assert signatures["serving_default"](tensors=tf.zeros([3, 7]))["predictions"].shape == (3, 2)
 
 
+def test_a_network_on_table_rows_standardises_them_in_the_graph(export, randomised):
+    rows = np.random.default_rng(0).normal(50, [1, 20], (30, 2)).astype("float32")
+    source = from_arrays(rows, rows.sum(-1, keepdims=True) / 100)
+    standardize = Standardize.of(source)
+    model = randomised(keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(1)]))
+    folder = export(model, standardize, None, verify_on=source)
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"](inputs=rows[:3])["predictions"]
+    np.testing.assert_allclose(served, model(standardize.from_rows(rows[:3]), training=False), atol=1e-5)
+    assert verify(folder, data=source).ok
+
+
 def test_a_labelled_source_gives_the_accuracy_and_its_pictures_go_through(export, tiny, preprocess):
     rng = np.random.default_rng(0)
     pictures, ids = rng.integers(0, 255, (40, 15, 10, 3), np.uint8), rng.integers(0, 5, 40)
@@ -218,6 +229,7 @@ BAD = {
     "version_text": ({"version": "3"}, "expected a positive integer"),
     "temperature": ({"temperature": 0}, "expected a positive number"),
     "about": ({"about": {"model": object()}}, "JSON cannot"),
+    "preprocess_odd": ({"preprocess": "imagenet"}, "expected a dlkit.data.Preprocess, a Standardize, or None"),
     "preprocess": (
         {"preprocess": Preprocess(16)},
         r"the preprocess yields \(16, 16, 3\), the model takes \(12, 12, 3\)",
