@@ -7,7 +7,7 @@
 
 from dlkit.layers._activations import Maxout, Swish, activation, gelu
 from dlkit.layers._batch_norm import BatchNorm
-from dlkit.layers._conv import WSConv2D
+from dlkit.layers._conv import WeightStandardization, WSConv2D
 from dlkit.layers._dropout import Dropout, StochasticDepth
 from dlkit.layers._factory import norm
 from dlkit.layers._gated import GEGLU, GLU, GatedMLP, ReGLU, SwiGLU
@@ -16,7 +16,7 @@ from dlkit.layers._response import LocalResponseNorm
 
 __all__ = [
     "RMSNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "BatchNorm", "LocalResponseNorm",
-    "WSConv2D",
+    "WSConv2D", "WeightStandardization",
     "Swish", "Maxout",
     "GLU", "ReGLU", "GEGLU", "SwiGLU", "GatedMLP",
     "Dropout", "StochasticDepth",
