@@ -7,7 +7,7 @@ import keras
 
 from dlkit._errors import InputError
 
-_STAGE = re.compile(r"(?:.*_)?(stage\d+|conv\d+)(?=_|$)")
+_STAGE = re.compile(r"(?:member\d+_)*(stage\d+|conv\d+)(?=_|$)")
 
 
 def endpoints(model: keras.Model) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def endpoints(model: keras.Model) -> dict[str, Any]:
         >>> maps = models.endpoints(backbone)
         >>> {name: map.shape[1] for name, map in maps.items()}
         {'conv1': 32, 'stage2': 16, 'stage3': 8, 'stage4': 4, 'stage5': 2}
-        >>> pyramid = keras.Model(backbone.inputs, maps)
+        >>> pyramid = keras.Model(backbone.input, maps)
 
     Reference: the stages of K. He et al. 2015, Table 1, and of K. Simonyan, A. Zisserman 2014, Table 1.
     """

@@ -102,7 +102,8 @@ def _copy(model: keras.Model, prefix: str, inputs: Tensor) -> Tensor:
     def renamed(layer: keras.layers.Layer) -> keras.layers.Layer:
         return type(layer).from_config({**layer.get_config(), "name": prefix + layer.name})
 
-    copy = keras.models.clone_model(model, input_tensors=[inputs], clone_function=renamed)
+    tensors = keras.tree.map_structure(lambda _: inputs, model.input)
+    copy = keras.models.clone_model(model, input_tensors=tensors, clone_function=renamed)
     copy.set_weights(model.get_weights())
     return copy.outputs[0]
 

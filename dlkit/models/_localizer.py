@@ -58,4 +58,4 @@ def localizer(
         x = keras.layers.GlobalAveragePooling2D(name="box_pool")(x)
     x = keras.layers.Dense(4, kernel_initializer=initializers.get(initializer), name="box_fc")(x)
     x = keras.layers.Activation(activation or "linear", dtype="float32", name="box")(x)
-    return keras.Model(backbone.inputs, x, name=name)
+    return keras.Model(backbone.input, x, name=name)

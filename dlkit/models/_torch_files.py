@@ -37,7 +37,14 @@ _SAFE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "I64": "<
 _SAFE.update({"I8": "i1", "U8": "u1", "BOOL": "?"})
 
 
-class _Storage:
+class _Sealed:
+    """An object that the pickle made and may not change afterwards, or its checks would be void."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise InputError("the file changes a tensor after making it")
+
+
+class _Storage(_Sealed):
     """A block of numbers whose bytes may be read later than the tensors that view it."""
 
     def __init__(self, kind: str, count: int) -> None:
@@ -51,7 +58,7 @@ class _Storage:
         return _numbers(self.content, self.kind)
 
 
-class _Tensor:
+class _Tensor(_Sealed):
     """A view of a storage; `array()` after the bytes are there."""
 
     def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> None:
@@ -150,6 +157,8 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, largest: int) -> by
     """Returns a member's bytes; PyTorch never compresses, so a compressed one may be a bomb."""
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise InputError(f"{info.filename} is compressed, which PyTorch's files never are")
+    if archive.fp is not None and info.file_size > os.fstat(archive.fp.fileno()).st_size:
+        raise InputError(f"{info.filename} declares {info.file_size:,} bytes, more than the file has")
     if info.file_size > largest:
         raise InputError(f"{info.filename} has {info.file_size:,} bytes, at most {largest:,} are expected")
     return archive.read(info)
