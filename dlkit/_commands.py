@@ -16,8 +16,14 @@ import dlkit.report
 import dlkit.train
 import dlkit.tune
 from dlkit._errors import InputError
+from dlkit.models._registry import ENTRIES
 
 console = Console()
+
+
+def say(text: str) -> None:
+    """Prints one line as it is: paths are not broken, so that they can be copied."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def load(data: str) -> tuple[Any, Any]:
@@ -43,11 +49,11 @@ def train(model: str, data: str, recipe: str, settings: dict[str, str], size: in
     plan = _plan(part, model, recipe, settings | {"seed": str(seed)}, size)
     network = _build(plan, part, seed)()
     folder = Path(run_dir or f"runs/{Path(data).name}-{plan.model}")
-    console.print(f"training {plan.model} on {len(part)} pictures, validating on {len(validation)}; run in {folder}")
+    say(f"training {plan.model} on {len(part)} pictures, validating on {len(validation)}; run in {folder}")
     result = dlkit.train.fit(network, plan.recipe, part, validation, preprocess=plan.preprocess, run_dir=folder)
     page = dlkit.report.write(folder)
     _table("trained", {**_shown(result.metrics), "seconds": f"{result.seconds:.1f}", "report": str(page)})
-    console.print(f"next: dlkit export {folder}")
+    say(f"next: dlkit export {folder}")
 
 
 def tune(
@@ -75,8 +81,8 @@ def tune(
         table.add_row(trial.id, str(trial.epochs), score, *(_number(value) for value in trial.values.values()))
     console.print(table)
     best = found.best
-    console.print(f"{found.epochs} epochs in {len(found.trials)} trials; best run in {best.run_dir}")
-    console.print(f"next: dlkit export {best.run_dir} --name {Path(data).name}")
+    say(f"{found.epochs} epochs in {len(found.trials)} trials; best run in {best.run_dir}")
+    say(f"next: dlkit export {best.run_dir} --name {Path(data).name}")
 
 
 def evaluate(run: str, data: str) -> None:
@@ -96,7 +102,7 @@ def export(run: str, name: str, saved_models: str, version: int, optimize: str) 
         held.model, held.preprocess, held.classes, directory, version=version or None,
         optimize=None if optimize == "none" else optimize,
     )  # fmt: skip
-    console.print(f"verified and written: {path}\nnext: dlkit predict {path} FILE...")
+    say(f"verified and written: {path}\nnext: dlkit predict {path} FILE...")
 
 
 def verify(path: str, data: str) -> None:
@@ -117,12 +123,16 @@ def predict(path: str, files: tuple[str, ...]) -> None:
 
 
 def models(as_json: bool) -> None:
-    names = dlkit.models.names()
     if as_json:
-        print(json.dumps(list(names)))
+        print(json.dumps({name: entry.paper for name, entry in ENTRIES.items()}))
         return
-    for name in names:
-        console.print(name)
+    table = Table("model", "source")
+    for name, entry in ENTRIES.items():
+        table.add_row(name, escape(entry.paper))
+    console.print(table)
+    say(
+        "resnet_cifar, plain_cifar, resnet and plain take any depth of their rule after the name, such as resnet_cifar8"
+    )
 
 
 def describe(model: str, side: int, channels: int, classes: int, as_json: bool) -> None:
@@ -151,7 +161,7 @@ def _validation(source: Any, held_out: Any, seed: int) -> tuple[Any, Any]:
 def _plan(source: Any, model: str, recipe: str, settings: dict[str, str], size: int) -> Any:
     plan = dlkit.train.plan(source, model=model, recipe=recipe, size=size)
     for reason in plan.reasons:
-        console.print(f"chosen: {reason}", highlight=False)
+        say(f"chosen: {reason}")
     return plan.override(settings)
 
 

@@ -3,17 +3,18 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from dlkit.data import Preprocess, load
+from dlkit.data import Preprocess, Source, load
 from dlkit.export import predict, saved_model, verify
 from dlkit.models import resnet_cifar
 from dlkit.report import write
-from dlkit.train import RECIPES, evaluate, fit
+from dlkit.train import RECIPES, Result, evaluate, fit
 from dlkit.tune import search
 
 SEED = 0
@@ -24,7 +25,7 @@ FILES = 5
 console = Console(highlight=False)
 
 
-def space(hp):
+def space(hp: Any) -> dict[str, dict[str, Any]]:
     """What the search varies: the highest learning rate, the weight decay and the activation."""
     return {
         "model": {"activation": hp.Choice("activation", ["relu", "swish"])},
@@ -44,7 +45,7 @@ def run(runs: Path, saved_models: Path) -> Path:
     preprocess = Preprocess(SIZE, channels=1, mean=0.3, std=0.37)
     recipe = RECIPES["digits"]
 
-    def build(**overrides):
+    def build(**overrides: Any) -> keras.Model:
         return resnet_cifar(8, classes=10, input_shape=preprocess.input_shape, **overrides)
 
     _say(f"1 data: {len(train)} digits to train on, {len(test)} held out by the builder")
@@ -95,23 +96,23 @@ def _say(text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-def _values(values: dict) -> str:
+def _values(values: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
     )
 
 
-def _seconds_per_step(result) -> float:
+def _seconds_per_step(result: Result) -> float:
     """The median over the epochs, so that tracing in the first one does not count."""
     rows = [(row["seconds"], row["step"] - before) for row, before in zip(result.history, _starts(result), strict=True)]
     return sorted(seconds / steps for seconds, steps in rows)[len(rows) // 2]
 
 
-def _starts(result) -> list[float]:
+def _starts(result: Result) -> list[float]:
     return [0, *(row["step"] for row in result.history[:-1])]
 
 
-def _write_pictures(source, folder: Path) -> list[str]:
+def _write_pictures(source: Source, folder: Path) -> list[str]:
     """Writes the first pictures of `source` as PNG files named after their class."""
     folder.mkdir(parents=True)
     files = []

@@ -111,11 +111,11 @@ def fit(
         raise InputError(f"the validation classes {validation.classes} are not the training classes {train.classes}")
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    with _run_dir.locked(run_dir):
+    with _signals() as stopped, _run_dir.locked(run_dir):
         _run_dir.claim(run_dir, _run_dir.identity(model, recipe, train, preprocess), resume)
         run = _Run(model, recipe, train, validation, preprocess, run_dir)
         with arithmetic(recipe.precision):
-            run.loop(run.epochs if stop_after is None else min(stop_after, run.epochs), verbose)
+            run.loop(run.epochs if stop_after is None else min(stop_after, run.epochs), stopped, verbose)
         return run.finish()
 
 
@@ -127,7 +127,7 @@ class _Run:
         self.preprocess, self.run_dir, self.epochs = preprocess, run_dir, recipe.epochs
         warmup = round(recipe.warmup_epochs * len(train) / recipe.batch)
         total = self.ends(self.epochs)
-        self.schedule = schedules.get(recipe.schedule, recipe.peak_lr, total, min(warmup, total - 1))
+        self.schedule = schedules.get(recipe.schedule, recipe.peak_lr, total, min(warmup, total // 2))
         optimizer = optimizers.get(
             recipe.optimizer, self.schedule, model.trainable_variables,
             momentum=recipe.momentum, weight_decay=recipe.weight_decay, ema=recipe.ema,
@@ -164,7 +164,7 @@ class _Run:
         """The step at which `epoch` epochs are done."""
         return max(epoch, round(epoch * len(self.train) / self.recipe.batch))
 
-    def loop(self, until: int, verbose: bool) -> None:
+    def loop(self, until: int, stopped: list[int], verbose: bool) -> None:
         state, total = self.state, self.ends(until)
         if state.step >= total:
             return
@@ -180,7 +180,7 @@ class _Run:
         )
         step = tf.function(self.model.train_step, reduce_retracing=True)
         saved = time.monotonic()
-        with bar("train", total, state.step, verbose) as update, _signals() as stopped:
+        with bar("train", total, state.step, verbose) as update:
             while state.step < total:
                 start = time.monotonic()
                 batch = next(stream)

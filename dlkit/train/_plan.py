@@ -53,6 +53,7 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0) -> Pl
         raise unknown("recipe", recipe, RECIPES)
     if source.task != "classification":
         raise InputError(f"{source.name!r} is a source for {source.task}; a plan is made for classes of pictures only")
+    source.check().refuse()
     side, channels = _look(source)
     reasons = []
     if not size:

@@ -26,7 +26,7 @@ class Recipe:
         optimizer: "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam" or "adamw".
         peak_lr: the highest learning rate.
         schedule: a name of `dlkit.train.schedules.SCHEDULES`.
-        warmup_epochs: length of the linear rise before it, in epochs; fractions count.
+        warmup_epochs: length of the linear rise before it, in epochs; fractions count, and half of the run is the most.
         momentum: beta of h = beta h + g; used by "momentum", "nesterov" and "rmsprop" ("sgd" has none).
         weight_decay: lambda in w -= eta lambda w; norms, biases and other vectors are left alone.
         label_smoothing: share of the target spread evenly over all classes.
@@ -68,7 +68,7 @@ class Recipe:
                 raise unknown(field, getattr(self, field), choices)
         for field, low, high, whole in (
             ("epochs", 1, None, True), ("batch", 1, None, True), ("seed", 0, None, True), ("peak_lr", 0, None, False),
-            ("warmup_epochs", 0, self.epochs, False), ("momentum", 0, 1, False), ("weight_decay", 0, None, False),
+            ("warmup_epochs", 0, None, False), ("momentum", 0, 1, False), ("weight_decay", 0, None, False),
             ("label_smoothing", 0, 1, False), ("ema", 0, 1, False),
         ):  # fmt: skip
             value = getattr(self, field)

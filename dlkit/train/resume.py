@@ -36,7 +36,7 @@ def save(folder: Path, step: int, variables: list[Any], state: dict[str, Any]) -
     arrays = {_key(i, variable): _plain(np.asarray(variable)) for i, variable in enumerate(variables)}
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     content = buffer.getvalue()
     path = write_bytes(folder / f"step_{step:010d}.ckpt", content + hashlib.sha256(content).digest())
     for old in _files(folder)[:-KEEP]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule as Schedule
 
 from dlkit._errors import InputError, unknown
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule
 _register = keras.saving.register_keras_serializable(package="dlkit")
 
 

@@ -20,8 +20,8 @@ class Asha(keras_tuner.Oracle):
         rungs r_0 < ... < r_K = max_epochs,  r_k = ceil(max_epochs / factor ** (K - k)), r_0 >= min_epochs
 
     A trial at rung k is continued to rung k + 1 as soon as it is among the best floor(n_k / factor) of the n_k trials
-    that finished rung k; otherwise a new trial starts, at rung k as often as Hyperband's brackets start there, so that a
-    first rung that tells little costs little. Against Hyperband: no bracket must fill before anything is promoted, so
+    that finished rung k; otherwise a new trial starts, at rung k as often as Hyperband's brackets start there, so that
+    a first rung that tells little costs little. Against Hyperband: no bracket must fill before anything is promoted, so
     workers never idle and the search has no fixed length.
 
     Args:
@@ -78,7 +78,8 @@ class Asha(keras_tuner.Oracle):
     @property
     def rungs(self) -> tuple[int, ...]:
         """The epochs at which trials are compared, the shortest first."""
-        rungs, epochs = [], float(self.max_epochs)
+        rungs: list[int] = []
+        epochs = float(self.max_epochs)
         while epochs >= self.min_epochs:
             rungs.insert(0, math.ceil(epochs - 1e-9))
             epochs /= self.factor

@@ -139,7 +139,10 @@ class _Overrides(keras_tuner.HyperModel):
 class _Tuner(keras_tuner.engine.base_tuner.BaseTuner):
     """Runs a trial as a `fit`; all state that must survive is in KerasTuner's files and the run directories."""
 
-    def __init__(self, build, space, recipe, train, validation, preprocess, oracle, directory, budget, seed, update):
+    def __init__(
+        self, build: Any, space: Space, recipe: Recipe, train: Any, validation: Any, preprocess: Any, oracle: Any,
+        directory: Path, budget: int, seed: int, update: Any,
+    ) -> None:  # fmt: skip
         self._make, self._recipe, self._train, self._validation = build, recipe, train, validation
         self._preprocess, self._budget, self._seed, self._update = preprocess, budget, seed, update
         super().__init__(oracle, _Overrides(space), directory=str(directory), project_name="trials")
@@ -198,7 +201,9 @@ def _seed(seed: int, trial_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{trial_id}".encode()).digest()[:4])
 
 
-def _identity(space, recipe, train, validation, preprocess, objective, oracle, seed) -> dict[str, Any]:
+def _identity(
+    space: Space, recipe: Recipe, train: Any, validation: Any, preprocess: Any, objective: str, oracle: str, seed: int
+) -> dict[str, Any]:
     hp = keras_tuner.HyperParameters()
     space(hp)
     return {

