@@ -11,7 +11,7 @@ _JPEG, _PNG, _GIF, _BMP, _WEBP, _OTHER = range(6)
 
 def kind(content: Any) -> Any:
     """Returns the format of an encoded picture from its first bytes: an int32 scalar, 5 for anything else."""
-    head = tf.strings.substr(content, 0, 12)
+    head = tf.strings.join([tf.strings.substr(content, 0, 12), tf.constant(bytes(12))])  # also when content is shorter
     tests = (
         tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff",
         tf.strings.substr(head, 0, 8) == b"\x89PNG\r\n\x1a\n",
@@ -200,8 +200,9 @@ def decode(content: Any, channels: int) -> Any:
         return image if channels == 4 else over_white(image)
 
     def webp() -> Any:
-        image = tf.raw_ops.DecodeWebP(contents=content, channels=4)[0]
-        return image if channels == 4 else over_white(image)
+        image = tf.raw_ops.DecodeWebP(contents=content, channels=0)[0]  # first frame; three or four channels
+        opaque = tf.pad(image, [[0, 0], [0, 0], [0, 4 - tf.shape(image)[2]]], constant_values=255)
+        return opaque if channels == 4 else over_white(opaque)
 
     def bmp() -> Any:
         return with_alpha(_rgb_or_grey(tf.io.decode_bmp(content)))

@@ -35,12 +35,15 @@ class Arrays:
 
     encoded = False
 
-    def __init__(self, values: np.ndarray) -> None:
+    def __init__(self, values: np.ndarray, identities: Sequence[str] | None = None) -> None:
         self.values = np.ascontiguousarray(values)
+        self._names = identities
 
     @functools.cached_property
     def identities(self) -> list[str]:
-        """Digests of the content."""
+        """The names given, or digests of the content."""
+        if self._names is not None:
+            return list(self._names)
         return [hashlib.blake2b(row.tobytes(), digest_size=12).hexdigest() for row in self.values]
 
     def sizes(self, rows: np.ndarray) -> list[int]:

@@ -221,9 +221,8 @@ class Source:
             images = np.empty([len(self), *preprocess.input_shape], np.uint8)
             for i, image in enumerate(decoded.as_numpy_iterator()):
                 images[i] = image
-            store = Arrays(images)
+            store = Arrays(images, self.identities)
         copy = dataclasses.replace(self, store=store, rows=np.arange(len(self), dtype=np.int64))
-        copy.__dict__["identities"] = self.identities
         copy.__dict__["_report"] = Report(self.name, len(self))
         return copy
 
