@@ -13,8 +13,8 @@ _WEBP = (
     "BywitGS0BIRzAaeS0AAAAA=="
 )
 _WEBP_LOSSLESS = (
-    "UklGRmAAAABXRUJQVlA4TFMAAAAvGUAEALkuRPQ/FgKBJH/eGWYofPQ/c1ASSZIzBpaetfNPT0f4/JhMGGKvZJoJJpmitm0go9pzXIfzjAnAE/Pf"
-    "jeIJqS1mQC59AelV3iKmJpN/DQA="
+    "UklGRmAAAABXRUJQVlA4TFMAAAAvGUAEALkuRPQ/FgKBJH/eGWYofPQ/c1ASSZIzBpaetfNPT0f4/JhMGGKvZJoJJpmitm0go9pzXIfzjAnAE/PFjeIJ"
+    "qS1mQC59AelV3iKmJpN/DQA="
 )
 _WEBP_ALPHA = (
     "UklGRvYAAABXRUJQVlA4WAoAAAAQAAAAGQAAEQAAQUxQSDgAAAAJOQJJW7ztj+h/HGwEADByNrKt/z/Pza1tEROQdOL12TB2p9sLQAhGUAwnEElkCpVG"
@@ -51,6 +51,8 @@ def pictures(height: int, width: int, seed: int = 0) -> dict[str, bytes]:
         "jpeg_exif_rotated": with_orientation(jpeg, 6),
         "bmp": bmp(oblong),
         "gif": base64.b64decode(_GIF),
+        "webp": base64.b64decode(_WEBP),
+        "webp_lossless": base64.b64decode(_WEBP_LOSSLESS),
         "webp_alpha": base64.b64decode(_WEBP_ALPHA),
     }
 
