@@ -134,8 +134,10 @@ import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras, tensorflow as tf
 from dlkit import layers
-length, make = int(sys.argv[1]), eval(sys.argv[2], {"keras": keras, "dlkit": layers})
-norms = [make() for _ in range(length)]
+length, who, dtype = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+keras.config.set_dtype_policy("float32" if dtype == "float32" else "mixed_" + dtype)
+make = layers.GroupNorm if who == "dlkit" else keras.layers.GroupNormalization
+norms = [make(32, epsilon=1e-5) for _ in range(length)]
 for norm in norms: norm.build((32, 56, 56, 64))
 @tf.function(autograph=False)
 def step(x):
@@ -144,23 +146,25 @@ def step(x):
         y = x
         for norm in norms: y = norm(y)
     return tape.gradient(y, x)
-step(tf.ones((32, 56, 56, 64)))
+step(tf.random.normal((32, 56, 56, 64), dtype=dtype))
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 def memory():
     """Returns MiB held per GroupNorm layer for the backward pass: slope of the peak between chains of 4 and 20."""
-    held = {}
-    makers = {"dlkit": "dlkit.GroupNorm", "keras": "lambda: keras.layers.GroupNormalization(32, epsilon=1e-5)"}
-    for who, maker in makers.items():
-        peaks = [
-            int(subprocess.run([sys.executable, "-c", CHAIN, str(n), maker], capture_output=True, check=True).stdout)
-            for n in (4, 20)
-        ]
-        held[who] = round((peaks[1] - peaks[0]) / 1024 / 16, 1)
-    tensor = 32 * 56 * 56 * 64 * 4 / 2**20
-    return {**held, "tensor": round(tensor, 1), "saved": round(1 - held["dlkit"] / held["keras"], 3)}
+    result = {}
+    for dtype in DTYPES:
+        held = {}
+        for who in ("dlkit", "keras"):
+            peaks = []
+            for length in (4, 20):
+                command = [sys.executable, "-c", CHAIN, str(length), who, dtype]
+                peaks.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
+            held[who] = round((peaks[1] - peaks[0]) / 1024 / 16, 1)
+        tensor = round(32 * 56 * 56 * 64 * (4 if dtype == "float32" else 2) / 2**20, 1)
+        result[dtype] = {**held, "tensor": tensor, "saved": round(1 - held["dlkit"] / held["keras"], 3)}
+    return result
 
 
 def geometric_mean(values):
@@ -203,11 +207,11 @@ def summary(cells, held):
                 f"| never slower than Keras, {title}, {len(ratios)} cells | {len(slower)} cells slower, worst "
                 f"{worst:.2f}x | {'no' if slower else 'yes'} |"
             )
-    if held:
+    for dtype, m in (held or {}).items():
         lines.append(
-            f"| memory held for backward, GroupNorm (32, 56, 56, 64): 40 % less | {100 * held['saved']:.0f} % less: "
-            f"{held['dlkit']} against {held['keras']} MiB per layer, the tensor has {held['tensor']} | "
-            f"{'yes' if held['saved'] >= 0.4 else 'no'} |"
+            f"| memory held for backward, GroupNorm (32, 56, 56, 64) {dtype}: 40 % less | {100 * m['saved']:.0f} % less: "
+            f"{m['dlkit']} against {m['keras']} MiB per layer, the tensor has {m['tensor']} | "
+            f"{'yes' if m['saved'] >= 0.4 else 'no'} |"
         )
     return lines
 

@@ -262,7 +262,7 @@ def _gradients(layer: keras.layers.Layer, x: np.ndarray, upstream: np.ndarray, t
     given = torch.tensor(x, requires_grad=True, device=device)
     leaves = [given, *(w.value for w in layer.trainable_variables)]
     loss = (layer(given, **extra) * torch.tensor(upstream, device=device)).sum()
-    found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    found = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else [None] * len(leaves)
     return [
         (torch.zeros_like(v) if g is None else g).detach().cpu().numpy() for g, v in zip(found, leaves, strict=True)
     ]
