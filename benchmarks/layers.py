@@ -209,8 +209,8 @@ def summary(cells, held):
             )
     for dtype, m in (held or {}).items():
         lines.append(
-            f"| memory held for backward, GroupNorm (32, 56, 56, 64) {dtype}: 40 % less | {100 * m['saved']:.0f} % less: "
-            f"{m['dlkit']} against {m['keras']} MiB per layer, the tensor has {m['tensor']} | "
+            f"| memory held for backward, GroupNorm (32, 56, 56, 64) {dtype}: 40 % less | {100 * m['saved']:.0f} % "
+            f"less: {m['dlkit']} against {m['keras']} MiB per layer, the tensor has {m['tensor']} | "
             f"{'yes' if m['saved'] >= 0.4 else 'no'} |"
         )
     return lines
