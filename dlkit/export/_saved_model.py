@@ -69,12 +69,8 @@ def saved_model(
         VerificationError: the export does not compute what was evaluated; nothing was published.
 
     Example:
-        >>> import keras, tempfile
-        >>> from dlkit.data import Preprocess
-        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
-        >>> path = saved_model(model, Preprocess(8), ["cat", "dog"], tempfile.mkdtemp())  # doctest: +SKIP
-        >>> path.name  # doctest: +SKIP
-        '1'
+        >>> saved_model(model, preprocess, ["cat", "dog"], "saved_models/pets", verify_on=test)  # doctest: +SKIP
+        PosixPath('saved_models/pets/1')
     """
     options = _options.checked(labels, directory, version, optimize, precision, task, temperature, about)
     _options.check_width(model, options)
