@@ -1,5 +1,6 @@
 """The lectures' template of a convolutional network, for signals, pictures and video."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,6 +104,88 @@ def cnn(
 
     Reference: lecture 004 (I. Ivanov), "Template of a deep CNN"; lecture 000 (E. Sokolov), sections 5.1-5.5.
     """
+    _check_words(norm_position, downsample, head, kind, stem)
+    numbers = {"blocks": blocks, "kernel": kernel, "strides": strides, "dilation": dilation, "pool": pool}
+    for what, count in numbers.items():
+        _positive(count, what)
+    check_classes(classes, "cnn")
+    shape = checked_shape(input_shape, "cnn", ranks=(1, 2, 3))
+    hidden = (units,) * dense if isinstance(dense, int) else tuple(dense)
+    pad = dilation * (kernel - 1) // 2 if padding == "same" else padding
+    if not isinstance(pad, int) or pad < 0:
+        raise InputError(f'cnn: padding={padding!r} must be "same" or a number of pixels, such as 1')
+    large = stem == "imagenet" or (stem == "auto" and all(n is None or n >= 64 for n in shape[:-1]))
+    stages = _Stages(
+        _per_stage(convs, blocks, "convs", 1), _per_stage(filters, blocks, "filters", 2),
+        kernel, strides, pad, dilation, kind, norm_position, downsample, pool,
+    )  # fmt: skip
+    check_size("cnn", shape, lambda n: stages.last(out_size(out_size(n, 7, 2, 3), 3, 2, 1) if large else n))
+    if include_top and head == "dense" and None in shape:
+        raise InputError(f'cnn: input_shape={shape}: dense layers on the map need known sizes; or head="average"')
+    parts = Parts(norm, activation, initializer, width, epsilon)
+    inputs = x = image_input(shape, "cnn", (1, 2, 3))
+    if large:
+        x = parts.conv(x, parts.channels(stages.filters[0]), 7, name="conv0", strides=2, padding=3)
+        x = parts.max_pool(_finish(parts, x, "conv0", norm_position), 3, 2, name="pool0", padding=1)
+    x = stages(parts, x)
+    if include_top:
+        x = global_pool(x) if head == "average" else keras.layers.Flatten(name="flatten")(x)
+        for i, size in enumerate(hidden, 1):
+            x = parts.activate(parts.dense(x, parts.channels(size), name=f"fc{i}"), f"fc{i}_act")
+            x = layers.Dropout(dropout, name=f"fc{i}_dropout")(x) if dropout else x
+        x = classifier(parts, x, classes, classifier_activation, f"fc{len(hidden) + 1}")
+    return keras.Model(inputs, x, name=name or "cnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stages:
+    """The [[CONV -> RELU]*N -> POOL?]*M of the template as data."""
+
+    counts: tuple[int, ...]
+    filters: tuple[int, ...]
+    kernel: int
+    strides: int
+    padding: int
+    dilation: int
+    kind: str
+    norm_position: str
+    downsample: str
+    pool: int
+
+    def step(self, i: int, count: int) -> int:
+        """Returns the stride of a stage's i-th convolution, counted from 0."""
+        learnt = self.pool if self.downsample == "stride" and i == count - 1 else 1
+        return (self.strides if i == 0 else 1) * learnt
+
+    def last(self, n: int) -> int:
+        """Returns the size of the last map for an input of n pixels; 0 if a window does not fit."""
+        for count in self.counts:
+            for i in range(count):
+                step = self.step(i, count)
+                inception = self.kind == "inception"
+                n = -(-n // step) if inception else out_size(n, self.kernel, step, self.padding, self.dilation)
+            n = n // self.pool if self.downsample in ("max", "average") else n
+        return n
+
+    def __call__(self, parts: Parts, x: Tensor) -> Tensor:
+        """Returns the last map."""
+        for stage, (count, filters) in enumerate(zip(self.counts, self.filters, strict=True), 1):
+            for i in range(count):
+                name, step = f"conv{stage}_{i + 1}", self.step(i, count)
+                if self.kind == "inception":
+                    x = inception(parts, x, filters, name, strides=step, norm_position=self.norm_position)
+                    continue
+                sizes: dict[str, Any] = {"strides": step, "padding": self.padding, "dilation": self.dilation}
+                x = parts.conv(x, parts.channels(filters), self.kernel, name=name, **sizes)
+                x = _finish(parts, x, name, self.norm_position)
+            if self.downsample == "max":
+                x = parts.max_pool(x, self.pool, self.pool, name=f"pool{stage}")
+            elif self.downsample == "average":
+                x = average_pool(x, self.pool, self.pool, name=f"pool{stage}")
+        return x
+
+
+def _check_words(norm_position: str, downsample: str, head: str, kind: str, stem: str) -> None:
     for value, word, allowed in (
         (norm_position, "norm_position", POSITIONS),
         (downsample, "downsample", DOWNSAMPLE),
@@ -112,61 +195,6 @@ def cnn(
     ):
         if value not in allowed:
             raise unknown(word, value, allowed)
-    for count, what in (
-        (blocks, "blocks"),
-        (kernel, "kernel"),
-        (strides, "strides"),
-        (dilation, "dilation"),
-        (pool, "pool"),
-    ):
-        _positive(count, what)
-    check_classes(classes, "cnn")
-    shape = checked_shape(input_shape, "cnn", ranks=(1, 2, 3))
-    counts, channels = _per_stage(convs, blocks, "convs", 1), _per_stage(filters, blocks, "filters", 2)
-    hidden = (units,) * dense if isinstance(dense, int) else tuple(dense)
-    pad = dilation * (kernel - 1) // 2 if padding == "same" else padding
-    if not isinstance(pad, int) or pad < 0:
-        raise InputError(f'cnn: padding={padding!r} must be "same" or a number of pixels, such as 1')
-    large = stem == "imagenet" or (stem == "auto" and all(n is None or n >= 64 for n in shape[:-1]))
-    shrink = pool if downsample != "none" else 1
-
-    def last(n: int) -> int:
-        n = out_size(out_size(n, 7, 2, 3), 3, 2, 1) if large else n
-        for count in counts:
-            for i in range(count):
-                step = (strides if i == 0 else 1) * (shrink if downsample == "stride" and i == count - 1 else 1)
-                n = -(-n // step) if kind == "inception" else out_size(n, kernel, step, pad, dilation)
-            n = n // shrink if downsample in ("max", "average") else n
-        return n
-
-    check_size("cnn", shape, last)
-    if include_top and head == "dense" and None in shape:
-        raise InputError(f'cnn: input_shape={shape}: dense layers on the map need known sizes; or head="average"')
-    parts = Parts(norm, activation, initializer, width, epsilon)
-    inputs = x = image_input(shape, "cnn", (1, 2, 3))
-    if large:
-        x = parts.conv(x, parts.channels(channels[0]), 7, name="conv0", strides=2, padding=3)
-        x = parts.max_pool(_finish(parts, x, "conv0", norm_position), 3, 2, name="pool0", padding=1)
-    for stage, (count, out) in enumerate(zip(counts, channels, strict=True), 1):
-        for i in range(count):
-            step = (strides if i == 0 else 1) * (shrink if downsample == "stride" and i == count - 1 else 1)
-            conv = f"conv{stage}_{i + 1}"
-            if kind == "inception":
-                x = inception(parts, x, out, conv, strides=step, norm_position=norm_position)
-                continue
-            x = parts.conv(x, parts.channels(out), kernel, name=conv, strides=step, padding=pad, dilation=dilation)
-            x = _finish(parts, x, conv, norm_position)
-        if downsample == "max":
-            x = parts.max_pool(x, pool, pool, name=f"pool{stage}")
-        elif downsample == "average":
-            x = average_pool(x, pool, pool, name=f"pool{stage}")
-    if include_top:
-        x = global_pool(x) if head == "average" else keras.layers.Flatten(name="flatten")(x)
-        for i, size in enumerate(hidden, 1):
-            x = parts.activate(parts.dense(x, parts.channels(size), name=f"fc{i}"), f"fc{i}_act")
-            x = layers.Dropout(dropout, name=f"fc{i}_dropout")(x) if dropout else x
-        x = classifier(parts, x, classes, classifier_activation, f"fc{len(hidden) + 1}")
-    return keras.Model(inputs, x, name=name or "cnn")
 
 
 def inception(

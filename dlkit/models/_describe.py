@@ -143,7 +143,7 @@ def describe(model: keras.Model) -> Description:
     if graph_of(model) is None:
         return _without_graph(model)
     opened = Opened(model)
-    rows, found = _rows(opened)
+    rows = _rows(opened)
     maps = [r for r in rows if r.receptive_field is not None and len(r.output) > 1]
     last = maps[-1] if maps else None
     costs = [r.multiply_adds for r in rows]
@@ -156,21 +156,22 @@ def describe(model: keras.Model) -> Description:
         multiply_adds=None if None in costs else sum(c for c in costs if c is not None),
         training_bytes=_total([r.activation_bytes for r in rows]),
         inference_bytes=_peak(opened),
-        receptive_field=last and last.receptive_field,
-        stride=last and last.stride,
-        last_map=last and last.output,
+        receptive_field=last.receptive_field if last else None,
+        stride=last.stride if last else None,
+        last_map=last.output if last else None,
         layers=tuple(rows),
-        warnings=(*found, *_small_maps(rows, opened.input_shapes[0][1:])),
+        warnings=tuple(_small_maps(rows, opened.input_shapes[0][1:])),
     )
 
 
-def _rows(opened: Opened) -> tuple[list[Row], list[str]]:
-    """Returns one row per step and what could not be counted."""
+def _rows(opened: Opened) -> list[Row]:
+    """Returns one row per step."""
     views: dict[int, tuple[Any, Any]] = {}
     for key, shape in zip(opened.inputs, opened.input_shapes, strict=True):
         axes = len(shape) - 2
         views[key] = ((1,) * axes, (1,) * axes) if axes > 0 else (None, None)
-    rows, counted, warnings = [], set(), []
+    rows: list[Row] = []
+    counted: set[tuple[int, str]] = set()
     for step in opened.steps:
         field, stride = _sees(step, [views[k] for k in step.inputs if k in views])
         views.update((k, (field, stride)) for k in step.outputs)
@@ -191,7 +192,7 @@ def _rows(opened: Opened) -> tuple[list[Row], list[str]]:
                 stride,
             )
         )
-    return rows, warnings
+    return rows
 
 
 def multiply_adds(step: Step) -> int | None:

@@ -95,7 +95,8 @@ def _arguments(model: keras.Model, old: dict[str, keras.layers.Layer]) -> dict[s
 
 def _again(layer: keras.layers.Layer) -> Any:
     """Returns a factory of layers like this one under other names."""
-    return functools.partial(type(layer), **{k: v for k, v in layer.get_config().items() if k != "name"})
+    cls: Any = type(layer)
+    return functools.partial(cls, **{k: v for k, v in layer.get_config().items() if k != "name"})
 
 
 def _norm(layer: keras.layers.Layer | None) -> dict[str, Any]:

@@ -152,7 +152,9 @@ def _sequential_labels(weights: list[np.ndarray]) -> list[str] | None:
 
 def _gather(tensors: dict[str, np.ndarray], names: dict[str, str]) -> Found:
     """Returns the tensors that have a name here, in this package's layout."""
-    weights, origin, leftover = {}, {}, []
+    weights: dict[str, np.ndarray] = {}
+    origin: dict[str, str] = {}
+    leftover: list[str] = []
     for key, value in tensors.items():
         layer = names.get(key)
         role = key.rpartition(".")[2]

@@ -199,26 +199,8 @@ def _assign(model: keras.Model, path: Path, found: Found, allow_partial: bool, a
     weights = dict(found.weights)
     folded = _fold_biases(weights, targets)
     _reorder(weights, found, model)
-    ready, adapted, wrong = {}, [], []
-    for name in [n for n in targets if n in weights]:
-        value, target = weights[name], targets[name]
-        if value.dtype.kind not in "fV" and target.dtype in ("float32", "float64", "float16", "bfloat16"):
-            raise InputError(f"{name} holds {value.dtype} in the file, numbers with a fraction are expected")
-        if tuple(value.shape) != tuple(target.shape):
-            value = _adapted(name, value, tuple(target.shape)) if adapt else None
-            if value is None and adapt and name.split("/")[0] in ("fc", "fc8"):
-                adapted.append(f"{name} (other classes, kept)")
-                continue
-            if value is None:
-                wrong.append(f"{name} is {weights[name].shape} in the file and {tuple(target.shape)} in the model")
-                continue
-            adapted.append(name)
-        ready[name] = value
-    if wrong:
-        advice = "" if adapt else "; adapt=True fits other input channels and leaves a head of other classes out"
-        raise InputError("; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "") + advice)
-    skipped = {a.split(" ")[0] for a in adapted}
-    missing = [n for n in targets if n not in ready and n not in skipped and "seed" not in n]
+    ready, adapted, kept = _fitted(weights, targets, adapt)
+    missing = [n for n in targets if n not in ready and n not in kept and "seed" not in n]
     leftover = found.leftover + [found.origin[n] for n in found.weights if n not in targets and n not in folded]
     spare = leftover if variant(model).get("top") else [k for k in leftover if not _of_head(k)]
     if not ready:
@@ -232,6 +214,40 @@ def _assign(model: keras.Model, path: Path, found: Found, allow_partial: bool, a
     for name, value in ready.items():
         targets[name].assign(np.asarray(value))
     return Report(str(path), tuple(ready), tuple(missing), tuple(leftover), tuple(folded), tuple(adapted))
+
+
+def _fitted(
+    weights: dict[str, np.ndarray], targets: dict[str, Any], adapt: bool
+) -> tuple[dict[str, np.ndarray], list[str], set[str]]:
+    """Returns the values to write, what was fitted, and the weights of a head that keeps its own.
+
+    Raises:
+        InputError: shapes differ, or whole numbers stand where fractions are expected.
+    """
+    ready: dict[str, np.ndarray] = {}
+    adapted: list[str] = []
+    kept: set[str] = set()
+    wrong: list[str] = []
+    for name in [n for n in targets if n in weights]:
+        value, target = weights[name], targets[name]
+        if value.dtype.kind not in "fV" and "float" in str(target.dtype):
+            raise InputError(f"{name} holds {value.dtype} in the file, numbers with a fraction are expected")
+        if tuple(value.shape) == tuple(target.shape):
+            ready[name] = value
+            continue
+        fitted = _adapted(name, value, tuple(target.shape)) if adapt else None
+        if fitted is not None:
+            ready[name] = fitted
+            adapted.append(name)
+        elif adapt and name.split("/")[0] in ("fc", "fc8"):
+            kept.add(name)
+            adapted.append(f"{name} (other classes, kept)")
+        else:
+            wrong.append(f"{name} is {value.shape} in the file and {tuple(target.shape)} in the model")
+    if wrong:
+        advice = "" if adapt else "; adapt=True fits other input channels and leaves a head of other classes out"
+        raise InputError("; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "") + advice)
+    return ready, adapted, kept
 
 
 def _fold_biases(weights: dict[str, np.ndarray], targets: dict[str, Any]) -> list[str]:
@@ -256,7 +272,8 @@ def _mean_after(layer: str) -> str:
 def _reorder(weights: dict[str, np.ndarray], found: Found, model: keras.Model) -> None:
     """Turns the rows of a dense kernel after a map from (channels, height, width) to (height, width, channels)."""
     for name in found.flat & set(weights):
-        shape = model.get_layer("flatten").input.shape[1:] if any(x.name == "flatten" for x in model.layers) else ()
+        flatten = next((layer for layer in model.layers if layer.name == "flatten"), None)
+        shape: tuple[Any, ...] = tuple(flatten.input.shape[1:]) if flatten is not None else ()
         rows, units = weights[name].shape
         if len(shape) == 3 and rows == shape[0] * shape[1] * shape[2]:
             height, width, channels = shape
