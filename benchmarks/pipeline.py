@@ -2,9 +2,10 @@
 
     python benchmarks/pipeline.py --data CIFAR_FOLDER PHOTO_FOLDER
 
-CIFAR_FOLDER has one folder of 32x32 PNG files per class (made-up pictures without it); PHOTO_FOLDER holds JPEG photographs.
-Every contender runs in a process of its own, the contenders take turns, and the median over the rounds counts. The peers
-(albumentations, opencv-python-headless, pillow, torch's worker processes) are optional: a missing one is left out and said so.
+CIFAR_FOLDER has one folder of 32x32 PNG files per class (made-up pictures without it); PHOTO_FOLDER holds JPEG files.
+Every contender runs in a process of its own, the contenders take turns, and the median over the rounds counts. The
+peers (albumentations, opencv-python-headless, pillow, torch's worker processes) are optional: a missing one is left
+out and said so.
 Writes benchmarks/results/pipeline.json.
 """
 
@@ -28,8 +29,10 @@ CONTENDERS = {
     "training": ["repeated_batch", "stream"],
 }
 TARGETS = (
-    ("cifar", "dlkit", "keras", 6.0), ("cifar", "dlkit", "best of the others", 3.0), ("randaugment", "dlkit", "keras", 10.0),
-    ("photos", "dlkit", "albumentations", 1.4), ("photos", "dlkit", "keras", 2.0), ("photos", "dlkit", "decode_crop_resize", 0.55),
+    ("cifar", "dlkit", "keras", 6.0), ("cifar", "dlkit", "best of the others", 3.0),
+    ("randaugment", "dlkit", "keras", 10.0),
+    ("photos", "dlkit", "albumentations", 1.4), ("photos", "dlkit", "keras", 2.0),
+    ("photos", "dlkit", "decode_crop_resize", 0.55),
     ("training", "stream", "repeated_batch", 0.95),
 )  # fmt: skip
 
@@ -69,7 +72,8 @@ def dlkit_chain(task):
     from dlkit.data import augment as a
 
     return {
-        "cifar": (a.Flip(), a.Affine(rotate=15, shift=0.1, scale=(0.85, 1.15)), a.Color(0.2, 0.2, 0.2), a.GaussianNoise(0.02),
+        "cifar": (a.Flip(), a.Affine(rotate=15, shift=0.1, scale=(0.85, 1.15)), a.Color(0.2, 0.2, 0.2),
+                  a.GaussianNoise(0.02),
                   a.Erase(area=1 / 16, inside=False)),
         "randaugment": (a.RandAugment(2, 9),),
         "photos": (a.RandomResizedCrop(), a.Flip(), a.Affine(rotate=15), a.Color(0.4, 0.4, 0.4)),
@@ -88,7 +92,9 @@ def dlkit(task, folders):
         source = data.Source("photos", "classification", Files(files, files), classes=("a", "b"),
                              labels=np.arange(len(files)) % 2, rows=np.arange(len(files)))  # fmt: skip
         return data.train_pipeline(source, data.Preprocess(224), dlkit_chain(task), BATCH[task], 0)
-    return data.train_pipeline(data.from_arrays(*cifar(folders)), data.Preprocess(32), dlkit_chain(task), BATCH[task], 0)
+    return data.train_pipeline(
+        data.from_arrays(*cifar(folders)), data.Preprocess(32), dlkit_chain(task), BATCH[task], 0
+    )
 
 
 def keras(task, folders):
@@ -106,7 +112,9 @@ def keras(task, folders):
             layers.RandomZoom(0.15), *jitter(), layers.RandomErasing(1.0, scale=(1 / 16, 1 / 16), fill_value=127.0),
             layers.Rescaling(1 / 255), layers.GaussianNoise(0.02),
         ],
-        "randaugment": lambda: [layers.RandAugment(value_range=(0, 255), num_ops=2, factor=0.3), layers.Rescaling(1 / 255)],
+        "randaugment": lambda: [
+            layers.RandAugment(value_range=(0, 255), num_ops=2, factor=0.3), layers.Rescaling(1 / 255)
+        ],
         "photos": lambda: [
             layers.RandomFlip("horizontal"), layers.RandomRotation(15 / 360), *jitter(), layers.Rescaling(1 / 255)
         ],
@@ -181,20 +189,22 @@ def workers(task, items, load, transform):
 def albumentations(task, folders):
     """Returns the chain of albumentations with OpenCV."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    import albumentations as A
+    import albumentations as album
     import cv2
 
     cv2.setNumThreads(0)
     if task == "photos":
-        chain = [A.RandomResizedCrop((224, 224)), A.HorizontalFlip(), A.Rotate(15, p=1, border_mode=cv2.BORDER_REFLECT),
-                 A.ColorJitter((0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (0, 0), p=1), A.Normalize()]  # fmt: skip
+        chain = [album.RandomResizedCrop((224, 224)), album.HorizontalFlip(),
+                 album.Rotate(15, p=1, border_mode=cv2.BORDER_REFLECT),
+                 album.ColorJitter((0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (0, 0), p=1), album.Normalize()]  # fmt: skip
         items, load = photos(folders), lambda path: cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
     else:
-        chain = [A.HorizontalFlip(), A.Affine(scale=(0.85, 1.15), translate_percent=(-0.1, 0.1), rotate=(-15, 15), p=1),
-                 A.ColorJitter((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (0, 0), p=1), A.GaussNoise((0, 0.02), p=1),
-                 A.CoarseDropout((1, 1), (8, 8), (8, 8), p=1), A.Normalize()]  # fmt: skip
+        chain = [album.HorizontalFlip(),
+                 album.Affine(scale=(0.85, 1.15), translate_percent=(-0.1, 0.1), rotate=(-15, 15), p=1),
+                 album.ColorJitter((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (0, 0), p=1), album.GaussNoise((0, 0.02), p=1),
+                 album.CoarseDropout((1, 1), (8, 8), (8, 8), p=1), album.Normalize()]  # fmt: skip
         items, load = cifar(folders)[0], lambda image: image
-    compose = A.Compose(chain)
+    compose = album.Compose(chain)
     return workers(task, items, load, lambda image: compose(image=image)["image"])
 
 
@@ -311,11 +321,17 @@ def main():
                 value = run(task, which, arguments.data, arguments.seconds)
                 if value is not None:
                     rates[which].append(value)
-        results[task] = {which: {"median": statistics.median(values), "all": values} for which, values in rates.items() if values}
+        results[task] = {
+            which: {"median": statistics.median(values), "all": values} for which, values in rates.items() if values
+        }
     report(results)
     import platform
 
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     path.write_text(json.dumps({"command": "python benchmarks/pipeline.py --data CIFAR_FOLDER PHOTO_FOLDER",
                                 "machine": machine, "results": results}, indent=2) + "\n")  # fmt: skip
 
@@ -329,7 +345,9 @@ def report(results):
     for task, ours, theirs, factor in TARGETS:
         rates = results.get(task, {})
         others = [rates[name]["median"] for name in ("albumentations", "pillow") if name in rates]
-        base = (max(others) if others else None) if theirs == "best of the others" else rates.get(theirs, {}).get("median")
+        base = (
+            (max(others) if others else None) if theirs == "best of the others" else rates.get(theirs, {}).get("median")
+        )
         if base and ours in rates:
             ratio = rates[ours]["median"] / base
             print(f"{task}: {ours} / {theirs} = {ratio:.2f}, target {factor}: {'met' if ratio >= factor else 'MISSED'}")

@@ -1,6 +1,7 @@
 """Reads every sample of a source and says which ones cannot be used, and why."""
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,9 @@ def check(source: Any, *, progress: bool = True) -> Report:
     if not source.store.encoded:
         return Report(source.name, len(source))
     good = _readable(source, progress)
+    refused = getattr(source.store, "refused", {})
+    if refused:
+        good &= ~np.isin(source.rows, list(refused))
     indices = tuple(np.flatnonzero(~good).tolist())
     bad = []
     for index in indices:
@@ -57,15 +61,14 @@ def _readable(source: Any, progress: bool) -> np.ndarray:
 
     def attempt(index: Any) -> Any:
         image = _decode.decode(source.take(index[None])[0], 3)
-        with tf.control_dependencies([tf.shape(image)]):
-            return index
+        return index, image[0, 0, 0]  # a value that only the decoder can make: an unused picture would not be decoded
 
     dataset = tf.data.Dataset.range(len(source)).map(attempt, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
     dataset = dataset.ignore_errors()
     good = np.zeros(len(source), bool)
     with Progress(disable=not progress) as bar:
         task = bar.add_task(f"checking {source.name}", total=len(source))
-        for index in dataset.as_numpy_iterator():
+        for index, _ in dataset.as_numpy_iterator():
             good[index] = True
             bar.advance(task)
     return good
@@ -74,6 +77,8 @@ def _readable(source: Any, progress: bool) -> np.ndarray:
 def reason(source: Any, index: int) -> str:
     """Returns why a sample cannot be read, in one line."""
     row = int(source.rows[index])
+    if row in getattr(source.store, "refused", {}):
+        return source.store.refused[row]
     try:
         content = source.store.content(row)
     except OSError as error:
@@ -92,5 +97,6 @@ def _shortened(message: str, content: bytes) -> str:
         return f"declares more than {_decode.PIXEL_LIMIT} pixels (a decompression bomb)"
     if int(_decode.kind(tf.constant(content[:16]))) == 5:
         return f"not a picture: it begins with {content[:12]!r}"
-    line = next((line for line in message.splitlines() if line.strip()), "cannot be decoded")
-    return f"damaged: {line.split('[Op:')[0].split('{{')[0].strip()[:160]}"
+    text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "it cannot be decoded")
+    return f"damaged: {line[:160]}"

@@ -22,6 +22,7 @@ def from_folder(
     *,
     classes: Sequence[str] | None = None,
     on_bad: str = "error",
+    follow_links: bool = False,
     name: str | None = None,
 ) -> Source:
     """Returns the source of a folder of pictures, or of a table that lists them.
@@ -37,6 +38,9 @@ def from_folder(
         classes: the class names in the order of their ids; default: the sorted names that are found.
         on_bad: "error": a pipeline over this source first reads every file and refuses with the list of bad ones;
             "skip": read every file now and leave out exactly the bad ones; `source.skipped` lists them.
+        follow_links: False counts a symbolic link that leads out of the folder as a bad file, so that a downloaded
+        folder
+            cannot make you publish or train on what it points to.
         name: what reports call it; default: the folder's name.
 
     Raises:
@@ -56,12 +60,15 @@ def from_folder(
         source = _from_table(path, classes, name or path.stem)
     else:
         raise InputError(f"{path} is neither a folder nor a table ({', '.join(_TABLES)})")
+    if not follow_links and isinstance(source.store, Files):
+        source.store.refused = _leading_out(
+            path if path.is_dir() else path.parent, [Path(p) for p in source.store.paths]
+        )
     return source.without_bad() if on_bad == "skip" else source
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    """Yields the pictures below a folder in sorted order; follows links, but never into a folder a second time."""
-    seen = {folder.resolve()}
+def _pictures(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yields the pictures below a folder in sorted order; enters no folder twice, so that links cannot loop."""
     pending = [folder]
     while pending:
         here = pending.pop()
@@ -79,9 +86,24 @@ def _pictures(folder: Path) -> Iterator[Path]:
         pending.extend(reversed(folders))
 
 
+def _leading_out(root: Path, files: list[Path]) -> dict[int, str]:
+    """Returns the rows whose file is a link, or lies below one, to somewhere outside the folder, with the reason."""
+    top, outside, folders = os.path.realpath(root), {}, {}
+    for row, file in enumerate(files):
+        parent = str(file.parent)
+        if parent not in folders:
+            folders[parent] = os.path.realpath(parent)
+        if file.is_symlink() or not (folders[parent] + os.sep).startswith(top + os.sep):
+            target = os.path.realpath(file)
+            if not target.startswith(top + os.sep):
+                outside[row] = f"a link that leads out of the folder, to {target}; pass follow_links=True to allow it"
+    return outside
+
+
 def _from_tree(root: Path, classes: Sequence[str] | None, name: str) -> Source:
     found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    files = {label: list(_pictures(root / label)) for label in found}
+    seen = {root.resolve(), *((root / label).resolve() for label in found)}
+    files = {label: list(_pictures(root / label, seen)) for label in found}
     if not any(files.values()):
         raise InputError(f"{root} holds no pictures: one subfolder per class with {', '.join(EXTENSIONS)} is expected")
     used = [label for label in found if files[label]]

@@ -69,8 +69,9 @@ class Files:
 
     encoded = True
 
-    def __init__(self, paths: Sequence[str], identities: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], identities: Sequence[str], refused: dict[int, str] | None = None) -> None:
         self.paths, self.identities = list(paths), list(identities)
+        self.refused = refused or {}  # rows that may not be used whatever they hold, with the reason
 
     def sizes(self, rows: np.ndarray) -> list[int]:
         """The bytes of each file; -1 for one that has gone."""

@@ -37,7 +37,7 @@ BAD = {
     "cut.png": (encoded(photo(), "PNG")[:900], "damaged"),
     "head.jpg": (b"\xff\xd8\xff\xe0", "damaged"),
     "bomb.png": (png_header(60_000, 60_000), "bomb"),
-    "bomb.jpg": (jpeg_bomb(), "bomb"),
+    "bomb.jpg": (jpeg_bomb(), "damaged"),
     "bomb.gif": (b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + b"\0" * 20, "bomb"),
     "bomb.bmp": (b"BM" + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, 50_000, 50_000, 1, 24) + b"\0" * 40, "bomb"),
 }
@@ -79,12 +79,17 @@ def test_check_names_every_bad_file_with_its_class_and_reason(spoilt):
     report = source.check(progress=False)
     assert not report.ok
     found = {name: (label, reason) for name, label, reason in report.bad}
-    assert sorted(found) == sorted([*(f"cat/{name}" for name in BAD), "cat/nowhere.jpg"])
+    assert sorted(found) == sorted([*(f"cat/{name}" for name in BAD), "cat/nowhere.jpg", "dog/outside.png"])
     for name, (_, word) in BAD.items():
         label, reason = found[f"cat/{name}"]
         assert label == "cat"
         assert word in reason, f"{name}: {reason}"
-    assert "No such file" in found["cat/nowhere.jpg"][1]
+    assert "leads out of the folder" in found["cat/nowhere.jpg"][1]
+    assert "leads out of the folder" in found["dog/outside.png"][1]
+    followed = from_folder(spoilt, follow_links=True).check(progress=False)
+    reasons = {name: reason for name, _, reason in followed.bad}
+    assert "No such file" in reasons["cat/nowhere.jpg"]
+    assert "dog/outside.png" not in reasons
     assert f"{len(found)} cannot be used" in str(report)
 
 
@@ -102,11 +107,11 @@ def test_training_and_evaluation_refuse_with_the_list(spoilt):
 
 def test_skipping_leaves_out_exactly_the_bad_files(spoilt):
     everything = len(from_folder(spoilt))
-    with pytest.warns(UserWarning, match=f"{len(BAD) + 1} of {everything} samples"):
+    with pytest.warns(UserWarning, match=f"{len(BAD) + 2} of {everything} samples"):
         source = from_folder(spoilt, on_bad="skip")
-    assert len(source) == everything - len(BAD) - 1
-    assert len(source.skipped) == len(BAD) + 1
-    assert sum(name.startswith("dog/") and "/loop/" not in name for name in source.identities) == 4 + len(GOOD) + 1
+    assert len(source) == everything - len(BAD) - 2
+    assert len(source.skipped) == len(BAD) + 2
+    assert sum(name.startswith("dog/") for name in source.identities) == 4 + len(GOOD)
     with pytest.warns(UserWarning, match="skipped"):
         assert from_folder(spoilt, on_bad="skip").fingerprint == source.fingerprint
     dataset = eval_pipeline(source, Preprocess(8), 4)
