@@ -5,7 +5,6 @@ They work with anybody's hypermodel: like KerasTuner's Hyperband they hand out t
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import keras_tuner
@@ -20,8 +19,8 @@ class Asha(keras_tuner.Oracle):
         rungs r_0 < ... < r_K = max_epochs,  r_k = ceil(max_epochs / factor ** (K - k)), r_0 >= min_epochs
 
     A trial at rung k is continued to rung k + 1 as soon as it is among the best floor(n_k / factor) of the n_k trials
-    that finished rung k; otherwise a new trial starts, at rung k as often as Hyperband's brackets start there, so that
-    a first rung that tells little costs little. Against Hyperband: no bracket must fill before anything is promoted, so
+    that finished rung k; otherwise a new trial starts, as many at each rung as in Hyperband's brackets, so that a
+    first rung that tells little costs little. Against Hyperband: no bracket must fill before anything is promoted, so
     workers never idle and the search has no fixed length.
 
     Args:
@@ -107,15 +106,16 @@ class Asha(keras_tuner.Oracle):
         for _ in range(self._max_collisions):
             values = self._suggest(random)
             if not self._duplicate(values):
-                values |= {"tuner/epochs": self._first_rung(random), "tuner/initial_epoch": 0}
+                values |= {"tuner/epochs": self._first_rung(), "tuner/initial_epoch": 0}
                 return {"status": "RUNNING", "values": values}
         return {"status": "IDLE" if self.ongoing_trials else "STOPPED"}  # the space is exhausted
 
-    def _first_rung(self, random: np.random.Generator) -> int:
-        """Draws where a new trial starts, in proportion to the sizes of Hyperband's brackets."""
-        top = len(self.rungs) - 1
-        sizes = np.array([(top + 1) / (top - k + 1) * self.factor ** (top - k) for k in range(top + 1)])
-        return int(random.choice(self.rungs, p=sizes / sizes.sum()))
+    def _first_rung(self) -> int:
+        """Where the next new trial starts: as many at each rung, and in the order, as Hyperband's brackets have it."""
+        rungs = self.rungs
+        sizes = [math.ceil(len(rungs) / (k + 1) * self.factor**k) for k in reversed(range(len(rungs)))]
+        started = sum(not t.hyperparameters.values.get("tuner/initial_epoch") for t in self.trials.values())
+        return rungs[int(np.searchsorted(np.cumsum(sizes), started % sum(sizes), side="right"))]
 
     def _suggest(self, random: np.random.Generator) -> dict[str, Any]:
         """Draws the active hyperparameters uniformly (on their own scale)."""
@@ -163,12 +163,11 @@ class Bohb(Asha):
         suggest  argmax over candidates x ~ l of  l(x) / g(x)
 
     l and g are kernel densities over the good and the other configurations, on the unit cube of the hyperparameters'
-    own scales. Configurations are ranked by the longest rung that they finished, then by their score there, so that
-    every trial counts (the paper takes the longest rung with enough trials alone). A share `random_fraction` of the
-    suggestions stays random, so that the search cannot lock itself in.
+    own scales. The configurations are those of the longest rung that enough trials (hyperparameters + 2) have finished.
+    A share `random_fraction` of the suggestions stays random, so that the search cannot lock itself in.
 
     Args:
-        good_fraction: the share of the configurations that l is built on, never fewer than hyperparameters + 2.
+        good_fraction: the share of the configurations that l is built on, never fewer than hyperparameters + 1.
         random_fraction: the share of suggestions that are drawn uniformly.
         candidates: draws from l among which the best ratio is taken.
         objective, max_epochs, factor, min_epochs, max_trials, seed and the rest: as in `Asha`.
@@ -209,25 +208,15 @@ class Bohb(Asha):
         return super()._suggest(random) if best is None else best
 
     def _parts(self) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-        """The good and the other configurations as points of the unit cube; nothing while there are too few."""
+        """The good and the other configurations of the longest rung with enough of them; empty before that."""
         enough = len(self.hyperparameters.space) + 2
-        ranked, continued = [], set()
         for epochs in reversed(self.rungs):
-            rung = self._ranked(epochs)
-            ranked += [trial for trial in rung if trial.trial_id not in continued]
-            continued |= {t.hyperparameters.values.get("tuner/trial_id") for t in rung}
-            continued |= set(self._ancestors(continued))
-        if len(ranked) < 2 * enough:
-            return [], []
-        points = [self._point(trial.hyperparameters.values) for trial in ranked]
-        cut = max(enough, math.ceil(self.good_fraction * len(points)))
-        return points[:cut], points[cut:]
-
-    def _ancestors(self, ids: set[Any]) -> Iterator[str]:
-        """The trials that these continue, and those that they continue."""
-        while ids:
-            ids = {self.trials[i].hyperparameters.values.get("tuner/trial_id") for i in ids if i} - {None}
-            yield from ids
+            ranked = self._ranked(epochs)
+            if len(ranked) >= enough:
+                points = [self._point(trial.hyperparameters.values) for trial in ranked]
+                cut = max(enough - 1, math.ceil(self.good_fraction * len(points)))
+                return points[:cut], points[min(cut, len(points) - cut) :]
+        return [], []
 
     def _point(self, values: dict[str, Any]) -> dict[str, float]:
         return {hp.name: _place(hp, values[hp.name]) for hp in self.hyperparameters.space if hp.name in values}
