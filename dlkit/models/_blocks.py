@@ -91,6 +91,10 @@ class Parts:
         bias_initializer: Any = "zeros",
     ) -> Tensor:
         """Returns a convolution of any rank; `padding` pixels on both sides, None keeps the size at stride 1."""
+        if groups > 1 and (x.shape[-1] % groups or filters % groups):
+            raise InputError(
+                f"{name}: {groups} groups need channel counts that {groups} divides, got {x.shape[-1]} in and {filters} out"
+            )
         rank = len(x.shape) - 2
         size = _per_axis(kernel, rank)
         pad = tuple(dilation * (k - 1) // 2 for k in size) if padding is None else _per_axis(padding, rank)

@@ -98,6 +98,7 @@ class Stage(keras.layers.Layer):
                     dtype=variable.dtype,
                     trainable=variable.trainable,
                     autocast=getattr(variable, "_autocast", True),
+                    aggregation=variable.aggregation,
                 )
         self._stacks = Hidden(stacks)
 
@@ -106,7 +107,8 @@ class Stage(keras.layers.Layer):
         prefix = self.block.name
         stem = prefix.rstrip("0123456789")
         number = int(prefix.removeprefix(stem)) + i
-        return lambda name: f"{stem}{number}{name.removeprefix(prefix)}"
+        outer = self.name.partition("stage")[0]  # "member1_" in an ensemble
+        return lambda name: f"{outer}{stem}{number}{name.removeprefix(prefix)}"
 
     def blocks(self) -> Iterator[tuple[keras.Model, Callable[[str], str]]]:
         """Yields, for each block, the graph that it shares and the function that gives its layers' names."""

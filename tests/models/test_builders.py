@@ -2,13 +2,14 @@
 
 import io
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from dlkit import models
-from dlkit.models._blocks import EdgePadding
+from dlkit.models._blocks import EdgePadding, Parts
 from dlkit.models._residual import PadShortcut
 
 SLIM = {"width": 0.1, "classes": 4}
@@ -216,6 +217,33 @@ def test_an_ensemble_averages_probabilities_and_measures_disagreement(tmp_path):
     np.testing.assert_array_equal(again(x, training=False)["probabilities"], found["probabilities"])
     same = models.ensemble([members[0], members[0]])(x, training=False)
     np.testing.assert_allclose(same["disagreement"], 0.0, atol=1e-6)
+
+
+def test_an_ensemble_of_looped_networks_keeps_their_names_apart(monkeypatch):
+    from dlkit.models import _resnet_cifar
+
+    monkeypatch.setattr(_resnet_cifar, "FLAT", 1)
+    members = [models.resnet_cifar(20, input_shape=(8, 8, 3), **SLIM) for _ in range(2)]
+    pair = models.ensemble(members)
+    weights = models.named_weights(pair)
+    assert len(weights) == 2 * len(models.named_weights(members[0]))
+    for k, member in enumerate(members, 1):
+        expected = models.named_weights(member)["stage3_block2_conv1/kernel"].numpy()
+        np.testing.assert_array_equal(weights[f"member{k}_stage3_block2_conv1/kernel"].numpy(), expected)
+
+
+def test_grouped_convolutions_refuse_odd_channel_counts():
+    with pytest.raises(ValueError, match="conv2: 2 groups need channel counts that 2 divides, got 3 in and 4 out"):
+        Parts().conv(keras.Input((8, 8, 3)), 4, 3, name="conv2", groups=2)
+
+
+def test_the_documentation_lists_every_model_with_its_numbers():
+    table = Path(__file__).parents[2].joinpath("docs", "models.md").read_text()
+    rows = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `") and line.count("|") > 9}
+    assert list(rows) == models.names()
+    for name in ("resnet_cifar20", "inception", "resnet18"):
+        found = models.describe(models.create(name))
+        assert f" {found.parameters:,} | {found.multiply_adds:,} | {found.receptive_field[0]} |" in rows[name]
 
 
 def test_an_ensemble_takes_probabilities_as_they_are_and_refuses_a_mixture():
