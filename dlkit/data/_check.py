@@ -57,6 +57,7 @@ def check(source: Any, *, progress: bool = True) -> Report:
 
 
 def _readable(source: Any, progress: bool) -> np.ndarray:
+    from rich.console import Console
     from rich.progress import Progress
 
     def attempt(index: Any) -> Any:
@@ -66,7 +67,7 @@ def _readable(source: Any, progress: bool) -> np.ndarray:
     dataset = tf.data.Dataset.range(len(source)).map(attempt, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
     dataset = dataset.ignore_errors()
     good = np.zeros(len(source), bool)
-    with Progress(disable=not progress) as bar:
+    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
         task = bar.add_task(f"checking {source.name}", total=len(source))
         for index, _ in dataset.as_numpy_iterator():
             good[index] = True

@@ -1,5 +1,6 @@
 """Sources of tensorflow-datasets; prepared ones and own builders work offline."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def from_tfds(
     split: str,
     *,
     data_dir: str | os.PathLike[str] | None = None,
+    budget: float = 8.0,
 ) -> Source:
     """Returns the source of one split of a data set of tensorflow-datasets.
 
@@ -43,21 +45,36 @@ def from_tfds(
             (your own `GeneratorBasedBuilder`, `tfds.ImageFolder(path)`).
         split: "train", "test", or a slice such as "train[:10%]".
         data_dir: where prepared data lie; default: the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        budget: GiB that the split may need. It is read into memory, encoded where its pictures differ in size, because
+            its files give no access to sample i.
 
     Raises:
-        InputError: an unknown name or split, a data set that is not prepared, features that are neither a picture nor
-            numbers.
+        InputError: an unknown name or split, a data set that is not prepared, a split beyond the budget, features that
+            are neither a picture nor numbers.
     """
     builder = _builder(name, data_dir)
     if split.split("[")[0] not in builder.info.splits and "+" not in split:
         raise unknown(f"split of {builder.info.name}", split, builder.info.splits)
+    _within(builder, split, budget)
     return _read(builder, split)
 
 
+def _within(builder: Any, split: str, budget: float) -> None:
+    """Raises InputError where a split needs more memory than the budget."""
+    info = builder.info.splits[split]
+    shapes = [feature.shape for feature in builder.info.features.values() if feature.shape]
+    decoded = info.num_examples * max((math.prod(shape) for shape in shapes if None not in shape), default=0)
+    needed = max(info.num_bytes or 0, decoded) / 2**30
+    if needed > budget:
+        raise InputError(
+            f"split {split!r} of {builder.info.name} needs {needed:.1f} GiB in memory, the budget is {budget} GiB: "
+            f"take a slice such as '{split}[:10%]', raise budget, or write the pictures to a folder and use from_folder"
+        )
+
+
 def _builder(name: Any, data_dir: Any) -> Any:
-    os.environ.setdefault(
-        "NO_GCE_CHECK", "true"
-    )  # without it a machine with no network waits minutes for a metadata server
+    # without it a machine with no network waits minutes for a metadata server
+    os.environ.setdefault("NO_GCE_CHECK", "true")
     import tensorflow_datasets as tfds
 
     folder = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR)

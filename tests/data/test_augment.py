@@ -203,7 +203,11 @@ def test_proportions_follow_the_beta_distribution():
     u = np.random.default_rng(0).random(20_000).astype(np.float32)
     for alpha in (0.2, 1.0, 2.0):
         drawn = mix.beta(alpha, tf.constant(u)).numpy()
-        assert stats.kstest(drawn, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+        grid = np.linspace(0.01, 0.99, 50)  # at the ends float32 cannot tell 1 - 1e-9 from 1
+        empirical = (drawn[:, None] <= grid).mean(0)
+        assert np.abs(empirical - stats.beta(alpha, alpha).cdf(grid)).max() < 1.95 / np.sqrt(
+            len(u)
+        )  # Kolmogorov, 0.1 %
 
 
 def test_partners_stay_in_their_tile_and_are_never_oneself():
