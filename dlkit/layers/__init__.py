@@ -10,6 +10,7 @@ from dlkit.layers._batch_norm import BatchNorm
 from dlkit.layers._conv import WeightStandardization, WSConv2D
 from dlkit.layers._dropout import Dropout, StochasticDepth
 from dlkit.layers._factory import norm
+from dlkit.layers._fast import standard_ops
 from dlkit.layers._gated import GEGLU, GLU, GatedMLP, ReGLU, SwiGLU
 from dlkit.layers._norms import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from dlkit.layers._response import LocalResponseNorm
@@ -20,5 +21,5 @@ __all__ = [
     "Swish", "Maxout",
     "GLU", "ReGLU", "GEGLU", "SwiGLU", "GatedMLP",
     "Dropout", "StochasticDepth",
-    "norm", "activation", "gelu",
+    "norm", "activation", "gelu", "standard_ops",
 ]  # fmt: skip

@@ -179,7 +179,7 @@ class Maxout(keras.layers.Layer):
         else:
             z = ops.conv(inputs, self.kernel, self.strides, self.padding, data_format="channels_last")
         if self.bias is not None:
-            z = z + self.bias
+            z = ops.add(z, self.bias)
         return functools.reduce(ops.maximum, ops.split(z, self.pieces, axis=-1))
 
     def compute_output_shape(self, input_shape: Any) -> Any:

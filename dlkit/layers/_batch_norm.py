@@ -98,14 +98,14 @@ class BatchNorm(Norm):
             outputs, mean, variance = kernels().batch_norm_training(
                 inputs, self.gamma, self.beta, self._axis, self.epsilon
             )
-            self._move(mean, variance)
+            self._move(inputs, mean, variance)
             return outputs
         mean, variance = _plain.moments(inputs, self._axis, _checked(mask, inputs), self.synchronized)
         if self.renorm is None:
             outputs = _plain.scale_shift(inputs, mean, variance, self.gamma, self.beta, self._axis, self.epsilon)
         else:
             outputs = self._renormalise(inputs, mean, variance)
-        self._move(mean, variance)
+        self._move(inputs, mean, variance)
         return outputs
 
     def _apply(self, inputs: Any, mean: Any, variance: Any) -> Any:
@@ -121,10 +121,12 @@ class BatchNorm(Norm):
         shape = _plain.broadcast_shape(inputs.shape, [self._axis])
         return ops.cast(_plain.affine(y, self.gamma, self.beta, shape), inputs.dtype)
 
-    def _move(self, mean: Any, variance: Any) -> None:
-        """Moves the averages a step of 1 - momentum towards the batch's statistics."""
+    def _move(self, inputs: Any, mean: Any, variance: Any) -> None:
+        """Moves the averages a step of 1 - momentum towards the batch's statistics; an empty batch moves nothing."""
         for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             new = ops.cast(ops.stop_gradient(value), average.dtype)
+            if not all(inputs.shape):  # empty, or of unknown size
+                new = ops.where(ops.size(inputs) > 0, new, average)
             average.assign(average * self.momentum + new * (1.0 - self.momentum))
 
     def get_config(self) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class WeightStandardization(keras.layers.Wrapper):
         self._kernel_axes = tuple(i for i in range(rank) if i not in kept)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        attributes, name = vars(self.layer), self._kernel_name
+        attributes, name = self.layer.__dict__, self._kernel_name
         kernel = attributes[name]
         value = standardized(ops.convert_to_tensor(kernel), self.epsilon, self._kernel_axes)
         attributes[name] = ops.cast(value, self.layer.compute_dtype)

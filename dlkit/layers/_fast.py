@@ -23,7 +23,7 @@ from typing import Any
 
 import keras
 
-from dlkit.layers import _plain
+from dlkit.layers import _compiled, _plain
 
 Tensor = Any
 
@@ -40,7 +40,8 @@ def available() -> bool:
 def standard_ops() -> Iterator[None]:
     """Traces layers within the block with standard operations only, whatever `training` is.
 
-    `training=False` does that by itself; this is for graphs that are exported with training=True or unsaid.
+    `training=False` does that by itself, and so do Keras' and TensorFlow's exporters; this is for graphs that are
+    traced first with training unsaid and saved later. Other backends have standard operations only.
 
     Example:
         >>> with standard_ops():
@@ -53,9 +54,6 @@ def standard_ops() -> Iterator[None]:
         _state["xla"] = before
 
 
-# ---------------------------------------------------------------------------------------------------------- decisions
-
-
 def _may_jit(x: Tensor, training: bool | None) -> bool:
     """Tells whether this trace should use the compiled functions; see the module's first lines."""
     if training is False or not _state["xla"] or _has_gpu() or _exporting():
@@ -63,11 +61,17 @@ def _may_jit(x: Tensor, training: bool | None) -> bool:
     import tensorflow as tf
 
     known = all(n for n in x.shape[1:]) and len(x.shape) > 1
-    return known and _narrow(x) and not tf.executing_eagerly() and not tf.distribute.has_strategy()
+    return known and _narrow(x) and not _eagerly() and not tf.distribute.has_strategy()
 
 
 def _narrow(x: Tensor) -> bool:
     return keras.backend.standardize_dtype(x.dtype) in _HALF_AND_SINGLE
+
+
+def _eagerly() -> bool:
+    import tensorflow as tf
+
+    return bool(tf.executing_eagerly())
 
 
 @functools.cache
@@ -81,17 +85,11 @@ def _exporting() -> bool:
     """Tells whether a SavedModel is being written further up the stack (asked once per trace)."""
     frame = sys._getframe(1)
     while frame is not None:
-        path = frame.f_code.co_filename
-        if "saved_model" in path or f"keras{'/'}src{'/'}export" in path.replace("\\", "/"):
+        path = frame.f_code.co_filename.replace("\\", "/")
+        if "/tensorflow/python/saved_model/" in path or "/keras/src/export/" in path:
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False
-
-
-def _eager() -> bool:
-    import tensorflow as tf
-
-    return bool(tf.executing_eagerly())
 
 
 def _f32(x: Tensor) -> Tensor:
@@ -109,7 +107,52 @@ def _parameter(value: Tensor | None, otherwise: float, channels: int) -> Tensor:
     return tf.cast(tf.convert_to_tensor(value), tf.float32)
 
 
-# -------------------------------------------------------------------------------------------------- public functions
+def may_compile(x: Tensor, training: bool | None) -> bool:
+    """Tells whether a layer may call `gated_product` in this trace."""
+    return available() and _may_jit(x, training)
+
+
+def gated_product(
+    function: Callable[..., Tensor],
+    z: Tensor,
+    value: Tensor,
+    b: Tensor | None,
+    c: Tensor | None,
+    parameter: Any,
+) -> Tensor:
+    """Returns function(z + b, parameter) * (value + c) in one compiled pass, and its gradient in another."""
+    import tensorflow as tf
+
+    constant = parameter if isinstance(parameter, float) else None
+    rest = [tf.zeros([], z.dtype) if t is None else tf.cast(tf.convert_to_tensor(t), z.dtype) for t in (b, c)]
+    if parameter is not None and constant is None:
+        rest.append(tf.cast(tf.convert_to_tensor(parameter), z.dtype))
+    return _jitted_product(function, constant)(z, value, *rest)
+
+
+@functools.lru_cache(maxsize=64)
+def _jitted_product(function: Callable[..., Tensor], constant: float | None) -> Callable[..., Tensor]:
+    """Returns f(z, value, b, c[, parameter]); its gradient keeps z and value and computes the rest again."""
+    import tensorflow as tf
+
+    def product(z: Tensor, value: Tensor, b: Tensor, c: Tensor, parameter: Any = constant) -> Tensor:
+        return function(z + b, parameter) * (value + c)
+
+    def backward(dy: Tensor, *inputs: Tensor) -> list[Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = product(*inputs)
+        return tape.gradient(y, list(inputs), dy, unconnected_gradients="zero")
+
+    compiled, compiled_backward = (tf.function(f, jit_compile=True, autograph=False) for f in (product, backward))
+
+    @tf.custom_gradient
+    def gated(*inputs: Tensor) -> Any:
+        y = compiled(*inputs)
+        y.set_shape(inputs[0].shape)
+        return y, lambda dy: compiled_backward(dy, *inputs)
+
+    return gated
 
 
 def rms_norm(x: Tensor, scale: Tensor | None, axes: Sequence[int], epsilon: float, training: bool | None) -> Tensor:
@@ -125,7 +168,7 @@ def layer_norm(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, axes: Sequence[int], epsilon: float, training: bool | None
 ) -> Tensor:
     """Returns (x - mean) / sqrt(variance + epsilon) * gamma + beta with the statistics of `axes`."""
-    if tuple(axes) != (len(x.shape) - 1,) or _eager() or not _narrow(x):
+    if tuple(axes) != (len(x.shape) - 1,) or _eagerly() or not _narrow(x):
         return _plain.layer_norm(x, gamma, beta, axes, epsilon, training)
     channels = x.shape[-1]
     parameters = _parameter(gamma, 1.0, channels), _parameter(beta, 0.0, channels)
@@ -144,7 +187,7 @@ def group_norm(
     training: bool | None,
 ) -> Tensor:
     """Returns the input normalised with the statistics of each sample's groups of channels."""
-    if axis != len(x.shape) - 1 or _eager() or not _narrow(x):
+    if axis != len(x.shape) - 1 or _eagerly() or not _narrow(x):
         return _plain.group_norm(x, gamma, beta, groups, axis, epsilon, training)
     channels = x.shape[-1]
     parameters = _parameter(gamma, 1.0, channels), _parameter(beta, 0.0, channels)
@@ -219,9 +262,6 @@ def _fused_batch_norm(
     return y, fused.batch_mean, fused.batch_variance
 
 
-# ----------------------------------------------------------------------------------------- standard operations, graph
-
-
 def _layer_norm_standard(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
     """Layer normalisation over the last axis; gamma and beta ride on the fused kernel, one pass for both."""
     import tensorflow as tf
@@ -241,30 +281,12 @@ def _group_norm_standard(x: Tensor, gamma: Tensor, beta: Tensor, groups: int, ep
     w = tf.reshape(_f32(x), [shape[0], -1, channels])
     count = tf.shape(w)[1]
     ones = tf.fill([shape[0], 1, count], 1.0 / tf.cast(count, tf.float32))
-    mean = _group_mean(tf.matmul(ones, w), groups)
-    variance = _group_mean(tf.matmul(ones, tf.math.squared_difference(w, mean)), groups)
+    mean = _compiled.group_mean(tf, tf.matmul(ones, w), groups)
+    variance = _compiled.group_mean(tf, tf.matmul(ones, tf.math.squared_difference(w, mean)), groups)
     a = tf.math.rsqrt(variance + epsilon) * gamma
     y = tf.reshape(tf.cast(w * a + (beta - mean * a), x.dtype), shape)
     y.set_shape(x.shape)
     return y
-
-
-def _group_mean(t: Tensor, groups: int) -> Tensor:
-    """Averages (..., channels) within each group and repeats the mean for each channel.
-
-    A product with a constant block matrix: as reshape and repeat XLA would recompute it for every element.
-    """
-    import numpy as np
-    import tensorflow as tf
-
-    channels = t.shape[-1]
-    if groups == channels:
-        return t
-    blocks = np.kron(np.eye(groups), np.full((channels // groups,) * 2, groups / channels)).astype("float32")
-    return tf.reshape(tf.matmul(tf.reshape(t, [-1, channels]), blocks), tf.shape(t))
-
-
-# -------------------------------------------------------------------------------------- compiled, with own gradients
 
 
 @functools.cache
@@ -276,7 +298,9 @@ def _jitted(kind: str, epsilon: float, **settings: Any) -> Callable[[Tensor, Ten
     """
     import tensorflow as tf
 
-    forward, backward, standard = (_FEATURES if kind == "features" else _POSITIONS)(epsilon, **settings)
+    forward, backward, standard = (_compiled.features if kind == "features" else _compiled.positions)(
+        tf, epsilon, **settings
+    )
     compiled_forward = tf.function(forward, jit_compile=True, autograph=False)
     compiled_backward = tf.function(backward, jit_compile=True, autograph=False)
 
@@ -301,106 +325,3 @@ def _jitted(kind: str, epsilon: float, **settings: Any) -> Callable[[Tensor, Ten
         return y, lambda dy: gradient(x, gamma, beta, dy, *statistics)
 
     return normalised
-
-
-def _features(epsilon: float, center: bool) -> tuple[Callable[..., Any], ...]:
-    """LayerNorm (`center`) and RMSNorm over the last axis: forward, backward, and the same in standard operations."""
-    import tensorflow as tf
-
-    def centred(x2: Tensor, shift: Tensor | None, mean: Tensor | None) -> Tensor:
-        return (_f32(x2) - shift[:, None]) - mean[:, None] if center else _f32(x2)  # type: ignore[index]
-
-    def forward(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
-        channels = x.shape[-1]
-        x2, average = tf.reshape(x, [-1, channels]), tf.fill([channels], 1.0 / channels)
-        shift = mean = None
-        if center:
-            shift = _f32(x2[:, 0])
-            mean = tf.linalg.matvec(_f32(x2) - shift[:, None], average)
-        d = centred(x2, shift, mean)
-        inverse = tf.math.rsqrt(tf.linalg.matvec(tf.square(d), average) + epsilon)
-        y = d * inverse[:, None] * gamma + beta if center else d * inverse[:, None] * gamma
-        y = tf.reshape(tf.cast(y, x.dtype), tf.shape(x))
-        return (y, inverse, shift, mean) if center else (y, inverse)
-
-    def backward(x: Tensor, gamma: Tensor, dy: Tensor, inverse: Tensor, *shift_mean: Tensor) -> tuple[Tensor, ...]:
-        channels = x.shape[-1]
-        x2, g2 = tf.reshape(x, [-1, channels]), tf.reshape(dy, [-1, channels])
-        d, g, r = centred(x2, *(shift_mean or (None, None))), _f32(g2), inverse[:, None]
-        c2 = tf.linalg.matvec(g * d, gamma / channels) * inverse * inverse
-        inner = g * gamma - d * c2[:, None]
-        if center:
-            inner = inner - tf.linalg.matvec(g, gamma / channels)[:, None]
-        dx = tf.reshape(tf.cast(r * inner, x.dtype), tf.shape(x))
-        rows = math.prod(x.shape[1:-1])
-        shaped = [tf.reshape(t, [-1, rows, channels]) for t in (g, d * r)]
-        dgamma = tf.reduce_sum(_sum_positions(lambda p, q: p * q, *shaped), axis=0)
-        dbeta = tf.reduce_sum(_sum_positions(lambda p: p, shaped[0]), axis=0) if center else tf.zeros_like(gamma)
-        return dx, dgamma, dbeta
-
-    def standard(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        axes = (len(x.shape) - 1,)
-        if center:
-            return _plain.layer_norm(x, gamma, beta, axes, epsilon)
-        return _plain.rms_norm(x, gamma, axes, epsilon)
-
-    return forward, backward, standard
-
-
-def _positions(epsilon: float, groups: int) -> tuple[Callable[..., Any], ...]:
-    """GroupNorm and InstanceNorm, channels last: forward, backward, and the same in standard operations."""
-    import tensorflow as tf
-
-    def shaped(t: Tensor) -> Tensor:
-        return tf.reshape(t, [-1, math.prod(t.shape[1:-1]), t.shape[-1]])
-
-    def average(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        return _group_mean(_sum_positions(function, *tensors) / tensors[0].shape[1], groups)
-
-    def forward(x: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
-        x3 = shaped(x)
-        some = _f32(x3[:, :: max(1, x3.shape[1] // 8)])
-        shift = _group_mean(tf.reduce_mean(some, axis=1), groups)[:, None]
-        mean = average(lambda t: _f32(t) - shift, x3)[:, None]
-        variance = average(lambda t: tf.square((_f32(t) - shift) - mean), x3)[:, None]
-        inverse = tf.math.rsqrt(variance + epsilon)
-        y = ((_f32(x3) - shift) - mean) * (inverse * gamma) + beta
-        return tf.reshape(tf.cast(y, x.dtype), tf.shape(x)), shift, mean, inverse
-
-    def backward(
-        x: Tensor, gamma: Tensor, dy: Tensor, shift: Tensor, mean: Tensor, inverse: Tensor
-    ) -> tuple[Tensor, ...]:
-        x3, g3 = shaped(x), shaped(dy)
-        s1 = _sum_positions(_f32, g3)
-        s2 = _sum_positions(lambda g, t: _f32(g) * ((_f32(t) - shift) - mean), g3, x3)
-        count = x3.shape[1]
-        c1 = _group_mean(s1 * gamma / count, groups)[:, None] * inverse
-        c2 = _group_mean(s2 * gamma / count, groups)[:, None] * inverse**3
-        dx = _f32(g3) * (inverse * gamma) - c1 - ((_f32(x3) - shift) - mean) * c2
-        dgamma = tf.reduce_sum(s2 * inverse[:, 0], axis=0)
-        return tf.reshape(tf.cast(dx, x.dtype), tf.shape(x)), dgamma, tf.reduce_sum(s1, axis=0)
-
-    def standard(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        return _plain.group_norm(x, gamma, beta, groups, len(x.shape) - 1, epsilon)
-
-    return forward, backward, standard
-
-
-_FEATURES, _POSITIONS = _features, _positions
-
-
-def _sum_positions(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Returns the sum of function(...) over axis 1 of (batch, positions, channels) tensors, in float32.
-
-    Seven or eight neighbours are added first: one fused loop that reads each input once.
-    """
-    import tensorflow as tf
-
-    positions, channels = tensors[0].shape[1:]
-    near = next((k for k in (8, 7, 6, 5, 4, 3, 2) if positions % k == 0), 1)
-    parts = [tf.reshape(t, [-1, positions // near, near, channels]) for t in tensors]
-    total = None
-    for j in range(near):
-        part = function(*(p[:, :, j] for p in parts))
-        total = part if total is None else total + part
-    return tf.reduce_sum(total, axis=1)

@@ -1,13 +1,21 @@
 """Gated linear units: GLU, ReGLU, GEGLU, SwiGLU, and the feed-forward block GatedMLP built of them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from dlkit.layers._activations import gate, swish
+from dlkit.layers import _fast
+from dlkit.layers._activations import gate, gelu, swish
 from dlkit.layers._axes import channel_axis, number, positive
+
+
+@functools.cache
+def _without_parameter(function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """Returns (z, parameter) -> function(z), the same object for the same function."""
+    return lambda z, parameter: function(z)
 
 
 class Gated(keras.layers.Layer):
@@ -30,15 +38,24 @@ class Gated(keras.layers.Layer):
             zeros = self.add_weight(shape=(self.units,), name=weight, initializer="zeros") if self.use_bias else None
             setattr(self, weight, zeros)
 
-    def gated(self, z: Any) -> Any:
-        """Returns f(z)."""
+    def gate_function(self) -> Callable[[Any, Any], Any]:
+        """Returns f as a function of (z, parameter), the same object for equal layers."""
         raise NotImplementedError(f"{type(self).__name__} must say what its gate is")
 
-    def call(self, inputs: Any) -> Any:
+    def gate_parameter(self) -> Any:
+        """Returns the second argument of f: Swish's beta, None elsewhere."""
+        return None
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         z, value = ops.matmul(inputs, self.gate_kernel), ops.matmul(inputs, self.value_kernel)
+        b, c = (self.gate_bias, self.value_bias) if self.use_bias else (None, None)
+        function, parameter = self.gate_function(), self.gate_parameter()
+        if _fast.may_compile(z, training):
+            return _fast.gated_product(function, z, value, b, c, parameter)
         if self.use_bias:
-            z, value = z + self.gate_bias, value + self.value_bias
-        return self.gated(z) * value
+            # ops.add becomes a bias addition, which TensorFlow merges with the product; `+` does not
+            z, value = ops.add(z, b), ops.add(value, c)
+        return function(z, parameter) * value
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return (*input_shape[:-1], self.units)
@@ -96,10 +113,10 @@ class GLU(Gated):
     ) -> None:
         super().__init__(units, use_bias, kernel_initializer, **kwargs)
         self.activation = activation
-        self._gate = gate(activation)
+        self._function = _without_parameter(gate(activation))
 
-    def gated(self, z: Any) -> Any:
-        return self._gate(z)
+    def gate_function(self) -> Callable[[Any, Any], Any]:
+        return self._function
 
     def get_config(self) -> dict[str, Any]:
         f = self.activation
@@ -145,8 +162,8 @@ class ReGLU(Gated):
     ) -> None:
         super().__init__(units, use_bias, kernel_initializer, **kwargs)
 
-    def gated(self, z: Any) -> Any:
-        return ops.relu(z)
+    def gate_function(self) -> Callable[[Any, Any], Any]:
+        return _without_parameter(ops.relu)
 
 
 @keras.saving.register_keras_serializable(package="dlkit")
@@ -181,8 +198,8 @@ class GEGLU(Gated):
     ) -> None:
         super().__init__(units, use_bias, kernel_initializer, **kwargs)
 
-    def gated(self, z: Any) -> Any:
-        return gate("gelu")(z)
+    def gate_function(self) -> Callable[[Any, Any], Any]:
+        return _without_parameter(gelu)
 
 
 @keras.saving.register_keras_serializable(package="dlkit")
@@ -238,8 +255,11 @@ class SwiGLU(Gated):
             start = keras.initializers.Constant(self.initial_beta)
             self.beta = self.add_weight(shape=(), name="beta", initializer=start)
 
-    def gated(self, z: Any) -> Any:
-        return swish(z, self.initial_beta if self.beta is None else self.beta)
+    def gate_function(self) -> Callable[[Any, Any], Any]:
+        return swish
+
+    def gate_parameter(self) -> Any:
+        return self.initial_beta if self.beta is None else self.beta
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta": self.initial_beta, "trainable_beta": self.trainable_beta}
@@ -312,7 +332,7 @@ class GatedMLP(keras.layers.Layer):
         self.project.build((*input_shape[:-1], self.hidden_units))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        hidden = self.gated(inputs)
+        hidden = self.gated(inputs, training=training)
         if self._dropped is not None:
             hidden = self._dropped(hidden, training=training)
         return self.project(hidden)

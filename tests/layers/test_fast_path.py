@@ -21,6 +21,8 @@ NORMS = {
     "LayerNorm": (layers.LayerNorm, (4, 7, 24)),
     "LayerNorm-rank2": (layers.LayerNorm, (7, 24)),
     "RMSNorm": (layers.RMSNorm, (4, 6, 5, 16)),
+    "SwiGLU": (lambda **kw: layers.SwiGLU(6, trainable_beta=True, **kw), (4, 3, 6)),
+    "GEGLU": (lambda **kw: layers.GEGLU(6, use_bias=False, **kw), (4, 6)),
     "BatchNorm": (layers.BatchNorm, (8, 6, 10, 16)),
     "BatchNorm-rows": (layers.BatchNorm, (8, 5, 160)),
 }
@@ -75,7 +77,7 @@ def test_output_and_first_and_second_derivatives_equal_the_reference(name, plain
         assert deviation(got, expected) < 1e-5, i
 
 
-@pytest.mark.parametrize("name", ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "BatchNorm"])
+@pytest.mark.parametrize("name", ["GroupNorm", "LayerNorm", "RMSNorm", "BatchNorm"])
 def test_bfloat16_equals_the_reference_within_one_rounding(name, plain):
     make, shape = NORMS[name]
     layer, x, dy = built(make, shape, "bfloat16")

@@ -34,6 +34,15 @@ def test_batch_norm_with_gamma_and_beta_of_the_batch_does_nothing():
     assert np.allclose(array(layer(x, training=True)), x, atol=1e-5)
 
 
+def test_an_empty_batch_does_not_move_the_averages():
+    layer = layers.BatchNorm()
+    layer.build((None, 2, 2, 3))
+    before = [array(w).copy() for w in layer.weights]
+    y = layer(np.zeros((0, 2, 2, 3), "float32"), training=True)
+    assert tuple(y.shape) == (0, 2, 2, 3)
+    assert all((array(w) == b).all() for w, b in zip(layer.weights, before, strict=True))
+
+
 def test_frozen_batch_norm_keeps_its_averages_and_learns_gamma():
     layer = layers.BatchNorm(frozen=True)
     x = np.random.default_rng(0).normal(5, 2, size=(8, 3)).astype("float32")
