@@ -78,7 +78,7 @@ def alexnet(
             stem).
 
     Example:
-        >>> alexnet(columns=2, classes=10, input_shape=(67, 67, 3), width=0.125).get_layer("conv2").groups
+        >>> alexnet(columns=2, classes=10, input_shape=(131, 131, 3), width=0.125).get_layer("conv2").groups
         2
 
     Reference: A. Krizhevsky, I. Sutskever, G. Hinton, "ImageNet Classification with Deep Convolutional Neural

@@ -93,7 +93,8 @@ class Parts:
         """Returns a convolution of any rank; `padding` pixels on both sides, None keeps the size at stride 1."""
         if groups > 1 and (x.shape[-1] % groups or filters % groups):
             raise InputError(
-                f"{name}: {groups} groups need channel counts that {groups} divides, got {x.shape[-1]} in and {filters} out"
+                f"{name}: {groups} groups need channel counts that {groups} divides, got {x.shape[-1]} in and "
+                f"{filters} out"
             )
         rank = len(x.shape) - 2
         size = _per_axis(kernel, rank)

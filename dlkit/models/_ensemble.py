@@ -67,9 +67,10 @@ def ensemble(models: Sequence[keras.Model], *, name: str = "ensemble") -> keras.
         InputError: fewer than two members, shapes that differ, or logits mixed with probabilities.
 
     Example:
+        >>> import numpy as np
         >>> from dlkit import models
         >>> pair = models.ensemble([models.mlp((8,), input_shape=(4,)), models.mlp((6,), input_shape=(4,))])
-        >>> sorted(pair.output_shape)
+        >>> sorted(pair(np.zeros((1, 4), "float32"), training=False))
         ['disagreement', 'probabilities']
 
     Reference: K. Simonyan, A. Zisserman 2014, section 4.4 (averaged softmax outputs); B. Lakshminarayanan et al.,

@@ -77,7 +77,6 @@ def grow(model: keras.Model, config: str, init: str = "random") -> keras.Model:
 def _arguments(model: keras.Model, old: dict[str, keras.layers.Layer]) -> dict[str, Any]:
     """Returns the builder's arguments that lead to such a model."""
     top = "fc8" in old
-    first = old["conv1_1"]
     dropout = old["fc6_dropout"].rate if top and "fc6_dropout" in old else 0.0
     return {
         "classes": old["fc8"].units if top else 1000,
@@ -85,12 +84,24 @@ def _arguments(model: keras.Model, old: dict[str, keras.layers.Layer]) -> dict[s
         **_norm(old.get("conv1_1_norm")),
         "activation": _again(old["conv1_1_act"]),
         "initializer": "glorot",
-        "width": first.filters / CHANNELS[0],
+        "width": _width(old),
         "classifier_activation": old["predictions"].activation if top else None,
         "include_top": top,
         "dropout": dropout,
         "stem": "imagenet" if "pool1" in old else "cifar",
     }
+
+
+def _width(old: dict[str, keras.layers.Layer]) -> float:
+    """Returns a width that gives every stage its channels; they were rounded to even numbers."""
+    have = [(old[f"conv{s}_1"].filters, paper) for s, paper in enumerate(CHANNELS, 1)]
+    have += [(old[fc].units, 4096) for fc in ("fc6", "fc7") if fc in old]
+    if all(n == paper for n, paper in have):
+        return 1.0
+    low, high = (pick((n + gap) / paper for n, paper in have) for pick, gap in ((max, -1), (min, 1)))
+    if low > high:
+        raise InputError(f"grow: channels {[n for n, _ in have]} are those of no width")
+    return (low + high) / 2
 
 
 def _again(layer: keras.layers.Layer) -> Any:

@@ -206,7 +206,7 @@ def named_weights(model: keras.Model) -> dict[str, Any]:
     The values are variables or, inside a looped stage, `BlockWeight`s: both have `value`, `numpy()` and `assign()`.
 
     >>> from dlkit import models
-    >>> models.named_weights(models.resnet_cifar(8))["stage3_block1_conv2/kernel"].shape
+    >>> tuple(models.named_weights(models.resnet_cifar(8))["stage3_block1_conv2/kernel"].shape)
     (3, 3, 32, 32)
     """
     found: dict[str, Any] = {}
@@ -226,7 +226,7 @@ def _stacked(layer: keras.layers.Layer, variable: keras.Variable, count: int) ->
 
     def initialize(shape: Sequence[int], dtype: Any = None) -> Any:
         if not isinstance(own, keras.initializers.Initializer):
-            return ops.repeat(ops.expand_dims(variable.value, 0), count, axis=0)
+            return ops.convert_to_tensor(np.repeat(ops.convert_to_numpy(variable.value)[None], count, axis=0))
         if isinstance(own, keras.initializers.Constant | keras.initializers.Zeros | keras.initializers.Ones):
             return own(shape, dtype)
         draws = [type(own).from_config(own.get_config())(shape[1:], dtype) for _ in range(count)]

@@ -89,7 +89,7 @@ def load_weights(
         >>> file = os.path.join(tempfile.mkdtemp(), "a.weights.h5")
         >>> models.resnet_cifar(8).save_weights(file)
         >>> print(str(models.load_weights(models.resnet_cifar(8), file)).split(": ")[-1])
-        46 weights loaded
+        37 weights loaded
     """
     path = Path(path)
     found = _read(path, source)

@@ -266,6 +266,15 @@ def test_a_localizer_learns_one_box_and_keeps_the_backbones_weights(pooling):
     assert np.all((y > 0) & (y < 1))
 
 
+@pytest.mark.parametrize("width", [0.02, 0.05, 0.1, 0.13])
+def test_growing_finds_the_width_again(width):
+    model = models.vgg("A", width=width, include_top=False, input_shape=(32, 32, 3), stem="cifar")
+    grown = models.grow(model, "B")
+    assert [grown.get_layer(f"conv{s}_2").filters for s in range(1, 6)] == [
+        model.get_layer(f"conv{s}_1").filters for s in range(1, 6)
+    ]
+
+
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize(("start", "end"), [("A", "B"), ("A", "D"), ("B", "C"), ("C", "D"), ("D", "E")])
 def test_growing_with_identity_keeps_the_function(start, end, norm):
