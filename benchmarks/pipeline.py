@@ -12,6 +12,7 @@ Writes benchmarks/results/pipeline.json.
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -321,19 +322,20 @@ def main():
                 value = run(task, which, arguments.data, arguments.seconds)
                 if value is not None:
                     rates[which].append(value)
-        results[task] = {
-            which: {"median": statistics.median(values), "all": values} for which, values in rates.items() if values
-        }
+        results[task] = {which: {"median": statistics.median(v), "all": v} for which, v in rates.items() if v}
+        write(path, results)
     report(results)
-    import platform
 
+
+def write(path, results):
+    """Writes the results so far, so that a run that is cut short keeps what it measured."""
     machine = {
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
-    path.write_text(json.dumps({"command": "python benchmarks/pipeline.py --data CIFAR_FOLDER PHOTO_FOLDER",
-                                "machine": machine, "results": results}, indent=2) + "\n")  # fmt: skip
+    command = "python benchmarks/pipeline.py --data CIFAR_FOLDER PHOTO_FOLDER"
+    path.write_text(json.dumps({"command": command, "machine": machine, "results": results}, indent=2) + "\n")
 
 
 def report(results):

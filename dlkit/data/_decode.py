@@ -170,6 +170,35 @@ def within_limit(content: Any, size: Any) -> Any:
         return tf.identity(content)
 
 
+def _first_frame(content: Any) -> Any:
+    """Returns a GIF cut behind its first frame: the decoder would unpack, and allocate, every frame of an animation.
+
+    Fails in the graph where that frame declares more than `PIXEL_LIMIT` pixels. Reference: CompuServe, GIF89a (1990).
+    """
+    data = tf.io.decode_raw(content, tf.uint8)
+    size = tf.size(data)
+
+    def byte(at: Any) -> Any:
+        return tf.cast(data[tf.minimum(at, size - 1)], tf.int32)
+
+    def colors(packed: Any) -> Any:
+        return tf.where(packed >= 128, 3 * tf.bitwise.left_shift(2, packed % 8), 0)
+
+    def behind_blocks(at: Any) -> Any:
+        def more(at: Any) -> Any:
+            return (at < size) & (byte(at) != 0)
+
+        return tf.while_loop(more, lambda at: (at + 1 + byte(at),), (at,))[0] + 1
+
+    def extension(at: Any) -> Any:
+        return (at < size) & (byte(at) == 0x21)
+
+    frame = tf.while_loop(extension, lambda at: (behind_blocks(at + 2),), (13 + colors(byte(10)),))[0]
+    sides = tf.stack([byte(frame + 7) + 256 * byte(frame + 8), byte(frame + 5) + 256 * byte(frame + 6)])
+    end = behind_blocks(frame + 11 + colors(byte(frame + 9)))
+    return within_limit(tf.strings.substr(content, 0, tf.minimum(end, size)) + b";", sides)
+
+
 def decode(content: Any, channels: int) -> Any:
     """Returns the picture that an encoded string holds, upright, at its own size.
 
@@ -207,12 +236,15 @@ def decode(content: Any, channels: int) -> Any:
     def bmp() -> Any:
         return with_alpha(_rgb_or_grey(tf.io.decode_bmp(content)))
 
-    def other() -> Any:  # GIF, and the error message for everything else
+    def gif() -> Any:
+        return with_alpha(tf.io.decode_gif(_first_frame(content))[0])
+
+    def other() -> Any:  # only for its error message
         return with_alpha(tf.io.decode_image(content, channels=3, expand_animations=False))
 
     def with_alpha(image: Any) -> Any:
         return tf.pad(image, [[0, 0], [0, 0], [0, 1]], constant_values=255) if channels == 4 else image
 
-    image = tf.switch_case(which, [jpeg, png, other, bmp, webp, other])
+    image = tf.switch_case(which, [jpeg, png, gif, bmp, webp, other])
     image.set_shape([None, None, 4 if channels == 4 else 3])
     return grey(image) if channels == 1 else image

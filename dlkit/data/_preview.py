@@ -70,5 +70,5 @@ def preview(
         k = int(counters[int(found[0])])
     inputs, targets = stream.exact(tf.constant(k, tf.int64), 1)
     offset, scale = preprocess.offset_and_scale()
-    image = np.clip(np.rint(inputs[0].numpy() / scale + offset), 0, 255).astype(np.uint8)
+    image = np.clip(np.rint(inputs[0].numpy() / np.array(scale) + np.array(offset)), 0, 255).astype(np.uint8)
     return Preview(k, inputs[0].numpy(), tf.nest.map_structure(lambda value: value[0].numpy(), targets), image)

@@ -1,5 +1,6 @@
 """What sample k of a training stream is, and the data sets that compute many of them."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class Stream:
         if self.tabular and augment:
             raise InputError(f"augment={tuple(augment)!r} changes pictures; {source!r} with Standardize is a table")
         normalize = None if self.tabular else preprocess.offset_and_scale()
-        self.chain = Chain(augment, crop_at_source=True, normalize=normalize)
+        self.chain = _chain(tuple(augment or ()), normalize)
         self.plain = not augment
         if self.chain.mixes and source.boxes is not None:
             raise InputError(
@@ -189,6 +190,12 @@ class Stream:
         numbers = tf.data.Dataset.counter(start_step * rows, dtype=tf.int64)
         samples = numbers.map(one, **options).batch(rows, drop_remainder=True)
         return samples.map(large if self.large else small, **options)
+
+
+@functools.lru_cache(64)
+def _chain(augment: tuple[Any, ...], normalize: Any) -> Chain:
+    """Returns one chain for all streams that share it, so that it is compiled once."""
+    return Chain(augment, crop_at_source=True, normalize=normalize)
 
 
 def _members(source: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

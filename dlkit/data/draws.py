@@ -125,7 +125,14 @@ def permuted(seed: int, stream: str, position: Any, size: Any, *epoch: Any) -> A
     return _walked(_start(seed, stream, _ROUNDS), position, size, epoch)
 
 
-@functools.partial(tf.function, jit_compile=True, autograph=False)
+def compiled(function: Any) -> Any:
+    """Returns a function compiled by XLA for each shape that it is called with."""
+    result = tf.function(function, jit_compile=True, autograph=False)
+    result._omit_frequent_tracing_warning = True  # several shapes and several streams are meant, not a mistake
+    return result
+
+
+@compiled
 def _walked(start: Any, position: Any, size: Any, epoch: tuple[Any, ...]) -> Any:
     keys = _hashed(start, *epoch)
     side = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(size, tf.float64))), tf.int64)

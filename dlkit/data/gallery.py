@@ -31,7 +31,7 @@ def pictures(side: int = 96) -> np.ndarray:
 
 
 def draw(path: str, columns: int = 7) -> None:
-    """Writes one row per operation: the picture, then what the first samples of a stream make of it."""
+    """Writes one row per operation: the picture, then what the first epochs of a stream make of it."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -42,15 +42,14 @@ def draw(path: str, columns: int = 7) -> None:
     preprocess = Preprocess(images.shape[1])
     figure, axes = plt.subplots(len(OPERATIONS), columns, figsize=(1.35 * columns + 2.2, 1.35 * len(OPERATIONS)))
     for row, op in zip(axes, OPERATIONS, strict=True):
-        shown = [images[0]] + [
-            a.preview(source, (op,), k=k, seed=2, preprocess=preprocess).image for k in range(columns - 1)
-        ]
+        epochs = [a.preview(source, (op,), 0, epoch, seed=2, preprocess=preprocess) for epoch in range(columns - 1)]
+        shown = [images[0], *(sample.image for sample in epochs)]
         for axis, image in zip(row, shown, strict=True):
             axis.imshow(image)
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(label(op), rotation=0, ha="right", va="center", fontsize=9)
-    figure.subplots_adjust(left=0.2, right=0.995, top=0.998, bottom=0.002, wspace=0.04, hspace=0.04)
-    figure.savefig(path, dpi=60)
+    figure.subplots_adjust(left=0.24, right=0.995, top=0.998, bottom=0.002, wspace=0.04, hspace=0.04)
+    figure.savefig(path, dpi=50)
 
 
 def label(op: Any) -> str:

@@ -178,14 +178,14 @@ class Preprocess:
         offset, scale = self.offset_and_scale()
         return (tf.cast(images, tf.float32) - tf.constant(offset, tf.float32)) * tf.constant(scale, tf.float32)
 
-    def offset_and_scale(self) -> tuple[list[float], list[float]]:
+    def offset_and_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Returns per channel the a and b of y = (x - a) b, with x in grey levels 0..255.
 
         This form rounds alike whether or not a compiler contracts it (a b + c does not), so the compiled training
         chain and the exported graph agree to the last bit.
         """
         pairs = list(zip(self.mean, self.std, strict=True))  # type: ignore[arg-type]
-        return [255 * mean for mean, _ in pairs], [1 / (255 * std) for _, std in pairs]
+        return tuple(255 * mean for mean, _ in pairs), tuple(1 / (255 * std) for _, std in pairs)
 
     def from_bytes(self, contents: Any) -> Any:
         """Returns the network's input from encoded pictures: string (B,) -> float32 (B, height, width, channels)."""

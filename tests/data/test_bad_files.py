@@ -29,7 +29,16 @@ def jpeg_bomb():
     return bytes(content)
 
 
+def frame_bomb():
+    """A GIF whose screen is small and whose first frame is not."""
+    content = bytearray(encoded(Image.fromarray(photo()).quantize(4), "GIF"))
+    at = content.index(b"\x2c\0\0\0\0")
+    content[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    return bytes(content)
+
+
 BAD = {
+    "frame.gif": (frame_bomb(), "bomb"),
     "empty.jpg": (b"", "empty"),
     "text.jpg": (b"this is no picture at all", "not a picture"),
     "html.png": (b"<html><body>404</body></html>", "not a picture"),

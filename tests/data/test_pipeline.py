@@ -235,16 +235,14 @@ for step, (x, y) in enumerate(stream.take(stop - start).as_numpy_iterator(), sta
 @pytest.mark.slow
 def test_a_killed_process_is_continued_to_the_same_bits():
     def lines(start, stop, kill_at=None):
-        process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(start), str(stop)], stdout=subprocess.PIPE, text=True
-        )
+        command = [sys.executable, "-c", CHILD, str(start), str(stop)]
         seen = []
-        for line in process.stdout:
-            seen.append(line.split())
-            if kill_at is not None and int(seen[-1][0]) >= kill_at:
-                process.kill()
-                break
-        process.wait()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                seen.append(line.split())
+                if kill_at is not None and int(seen[-1][0]) >= kill_at:
+                    process.kill()
+                    break
         return {int(step): digest for step, digest in seen}
 
     whole = lines(0, 12)

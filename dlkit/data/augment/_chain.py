@@ -25,7 +25,7 @@ from dlkit.data.augment.geometry import Geometry, RandomResizedCrop, moved_boxes
 from dlkit.data.augment.mix import Mix
 from dlkit.data.augment.noise import Pixels
 from dlkit.data.augment.policy import Policy
-from dlkit.data.draws import padded
+from dlkit.data.draws import compiled, padded
 
 _ONE = 65536  # fixed point of source coordinates
 _TOLERATED_SHRINK = 1.25  # bilinear reading aliases visibly beyond it
@@ -88,7 +88,7 @@ class Chain:
 
     def _jit(self, name: str, make: Any) -> Any:
         if name not in self._compiled:
-            self._compiled[name] = tf.function(make, jit_compile=True, autograph=False)
+            self._compiled[name] = compiled(make)
         return self._compiled[name]
 
     def __call__(

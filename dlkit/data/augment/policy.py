@@ -11,6 +11,7 @@ from dlkit._errors import InputError
 from dlkit.data.augment._base import Augmentation, Matrix, Where
 from dlkit.data.augment.color import LUMA
 from dlkit.data.augment.geometry import Fill, checked_fill
+from dlkit.data.draws import compiled
 
 OPERATIONS = (
     "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate",
@@ -89,7 +90,7 @@ class Policy(Augmentation):
 
 @functools.lru_cache
 def _pointwise(strengths: _Strengths) -> Any:
-    @functools.partial(tf.function, jit_compile=True, autograph=False)
+    @compiled
     def run(images: Any, chosen: Any, sign: Any, magnitude: Any) -> Any:
         x = tf.cast(images, tf.float32)
         chosen, sign, magnitude = (tf.reshape(value, [-1, 1, 1, 1]) for value in (chosen, sign, magnitude))
