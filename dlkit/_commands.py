@@ -99,8 +99,8 @@ def export(run: str, name: str, saved_models: str, version: int, optimize: str) 
     held = dlkit.train.load_run(run)
     directory = Path(saved_models, name or Path(run).resolve().name)
     path = dlkit.export.saved_model(
-        held.model, held.preprocess, held.classes, directory, version=version or None,
-        optimize=None if optimize == "none" else optimize,
+        held.model, held.preprocess, held.classes, directory, version=version or None, task=held.recipe.task,
+        optimize=None if optimize == "none" else optimize, about={"recipe": held.recipe.to_dict(), "run": str(run)},
     )  # fmt: skip
     say(f"verified and written: {path}\nnext: dlkit predict {path} FILE...")
 

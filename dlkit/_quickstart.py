@@ -1,5 +1,6 @@
 """The whole job once, on real pictures that ship with scikit-learn: data, search, training, export, prediction."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dlkit.data import Preprocess, Source, load
-from dlkit.export import predict, saved_model, verify
+from dlkit.export import Report, predict, saved_model
 from dlkit.models import resnet_cifar
 from dlkit.report import write
 from dlkit.train import RECIPES, Result, evaluate, fit
@@ -68,7 +69,7 @@ def run(runs: Path, saved_models: Path) -> Path:
 
     _say("4 export: SavedModel with preprocessing and class names inside, checked in a fresh process")
     export = saved_model(model, preprocess, train.classes, saved_models / "digits", verify_on=test)
-    report = verify(export, data=test)
+    report = Report.from_dict(json.loads((export / "verification.json").read_text()))
 
     files = _write_pictures(test, folder / "pictures")
     _say(f"5 prediction: {FILES} PNG files in {folder / 'pictures'}, read by the export with TensorFlow alone")

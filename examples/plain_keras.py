@@ -18,7 +18,7 @@ def main(smoke: bool, out: str) -> None:
     train, test = load("digits")
     preprocess = Preprocess(32, channels=1, mean=0.3, std=0.37)
 
-    backbone = vgg("A", input_shape=preprocess.input_shape, norm="group", width=0.125, include_top=False)
+    backbone = vgg("A", input_shape=preprocess.input_shape, stem="cifar", norm="group", width=0.125, include_top=False)
     x = keras.layers.GlobalAveragePooling2D()(backbone.output)
     x = SwiGLU(64)(RMSNorm()(x))
     model = keras.Model(backbone.input, keras.layers.Dense(10, dtype="float32")(x))
