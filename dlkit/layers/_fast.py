@@ -139,10 +139,11 @@ def _jitted_product(function: Callable[..., Tensor], constant: float | None) -> 
         return function(z + b, parameter) * (value + c)
 
     def backward(dy: Tensor, *inputs: Tensor) -> list[Tensor]:
+        wanted = [*inputs[:2], *inputs[4:]]  # the offsets' gradients are sums of the first two: a library call below
         with tf.GradientTape() as tape:
-            tape.watch(inputs)
+            tape.watch(wanted)
             y = product(*inputs)
-        return tape.gradient(y, list(inputs), dy, unconnected_gradients="zero")
+        return tape.gradient(y, wanted, dy, unconnected_gradients="zero")
 
     compiled, compiled_backward = (tf.function(f, jit_compile=True, autograph=False) for f in (product, backward))
 
@@ -150,7 +151,16 @@ def _jitted_product(function: Callable[..., Tensor], constant: float | None) -> 
     def gated(*inputs: Tensor) -> Any:
         y = compiled(*inputs)
         y.set_shape(inputs[0].shape)
-        return y, lambda dy: compiled_backward(dy, *inputs)
+
+        def gradient(dy: Tensor) -> list[Tensor]:
+            dz, dvalue, *rest = compiled_backward(dy, *inputs)
+            offsets = [
+                tf.raw_ops.BiasAddGrad(out_backprop=d) if t.shape.rank else tf.zeros_like(t)
+                for d, t in ((dz, inputs[2]), (dvalue, inputs[3]))
+            ]
+            return [dz, dvalue, *offsets, *rest]
+
+        return y, gradient
 
     return gated
 
