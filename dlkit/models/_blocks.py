@@ -124,7 +124,8 @@ class Parts:
         if zero and self.norm != "response":
             kw["gamma_initializer"] = "zeros"
         if self.norm == "group":
-            kw["groups"] = math.gcd(32, x.shape[-1])
+            # the paper's 32, fewer where a group would hold a single channel, whose deviation from itself is 0
+            kw["groups"] = 1 if x.shape[-1] % 2 else math.gcd(32, x.shape[-1] // 2)
         return layers.norm(self.norm, **kw)(x)
 
     def activate(self, x: Tensor, name: str) -> Tensor:
