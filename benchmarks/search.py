@@ -5,7 +5,7 @@
 FOLDER holds YAHPO Gym's `lcbench` (model.onnx, encoding.json; Apache-2.0, https://github.com/slds-lmu/yahpo_data).
 A configuration has seven hyperparameters; the surrogate gives its balanced validation accuracy (percent) after 1 to 52
 epochs. Regret is the best of 20,000 random configurations at 52 epochs minus the best accuracy seen so far. A continued
-trial pays only for the epochs it adds. Every oracle is driven through KerasTuner's own interface but the plain BOHB below.
+trial pays only for the epochs it adds. Every oracle but the plain BOHB is driven through KerasTuner.
 """
 
 import argparse

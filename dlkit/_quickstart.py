@@ -117,10 +117,11 @@ def _write_pictures(source: Source, folder: Path) -> list[str]:
     """Writes the first pictures of `source` as PNG files named after their class."""
     folder.mkdir(parents=True)
     files = []
+    names = [source.classes[label] for label in source.labels[:FILES]]  # type: ignore[index]
     for index in range(FILES):
         picture = source.store.take(tf.constant(source.rows[index : index + 1]))[0]
         content = picture if source.store.encoded else tf.io.encode_png(picture)
-        path = folder / f"{index}_is_{source.classes[source.labels[index]]}.png"
+        path = folder / f"{index}_is_{names[index]}.png"
         path.write_bytes(content.numpy())
         files.append(str(path))
     return files

@@ -10,6 +10,8 @@ from keras import ops
 
 from dlkit._errors import InputError, unknown
 
+__all__ = ["Dirac", "get", "lsuv"]
+
 
 @keras.saving.register_keras_serializable(package="dlkit")
 class Dirac(keras.initializers.Initializer):
