@@ -155,6 +155,7 @@ def check(folder: str) -> None:
 
 def _validation(source: Any, held_out: Any, seed: int) -> tuple[Any, Any]:
     """Training part and validation part; a held-out test set is never used to choose anything."""
+    source.check().refuse()
     return source.split(0.85, 0.15, seed=seed)
 
 
