@@ -79,7 +79,7 @@ def train(
     Args:
         model: a name that `dlkit models` lists; leave it out to have one chosen.
         data: a folder with one subfolder per class, "digits", or the name of a prepared TFDS data set.
-        recipe: a name of `dlkit.train.RECIPES`; empty takes the one that suits the data.
+        recipe: a name of `dlkit.train.RECIPES` or a YAML file of recipe fields; empty takes one that suits the data.
         set: FIELD=VALUE, a field of the recipe; may be repeated.
         size: side of the square input in pixels; 0 chooses by the data.
         run_dir: folder of the run; empty takes runs/DATA-MODEL.
@@ -112,7 +112,7 @@ def tune(
         data: a folder with one subfolder per class, "digits", or the name of a prepared TFDS data set.
         epochs_budget: epochs of all trials together; 0 takes eight full trainings.
         oracle: random, bayesian, hyperband, asha or bohb.
-        recipe: a name of `dlkit.train.RECIPES`; its epochs are the most that one trial trains.
+        recipe: a name of `dlkit.train.RECIPES` or a YAML file of recipe fields; its epochs are the most of one trial.
         set: FIELD=VALUE, a field of the recipe; may be repeated.
         size: side of the square input in pixels; 0 chooses by the data.
         directory: folder of the search; empty takes runs/tune-DATA-MODEL.

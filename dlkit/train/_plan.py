@@ -43,14 +43,13 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0) -> Pl
     Args:
         source: a source of pictures.
         model: keep this model instead of choosing one.
-        recipe: a name of `RECIPES` instead of choosing one.
+        recipe: a name of `RECIPES`, or a YAML or JSON file of recipe fields, instead of choosing one.
         size: side of the input in pixels instead of choosing one.
 
     Raises:
         InputError: an unknown recipe, or a source without pictures.
     """
-    if recipe and recipe not in RECIPES:
-        raise unknown("recipe", recipe, RECIPES)
+    chosen = _recipe(recipe) if recipe else None
     if source.task != "classification":
         raise InputError(f"{source.name!r} is a source for {source.task}; a plan is made for classes of pictures only")
     source.check().refuse()
@@ -64,14 +63,22 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0) -> Pl
         reasons.append(
             f"{model}: {'a small' if size <= 64 else 'the smallest ImageNet'} residual network for this size"
         )
-    if not recipe:
-        recipe = "digits" if source.name.startswith("digits") else "small_images"
-        reasons.append(f"recipe {recipe}: {len(source)} training pictures")
-    chosen = RECIPES[recipe]
+    if chosen is None:
+        name = "digits" if source.name.startswith("digits") else "small_images"
+        chosen = RECIPES[name]
+        reasons.append(f"recipe {name}: {len(source)} training pictures")
     if chosen.batch * 8 > len(source):
         chosen = dataclasses.replace(chosen, batch=max(8, 2 ** int(np.log2(max(1, len(source) // 8)))))
         reasons.append(f"batch {chosen.batch}: at least eight steps per epoch")
     return Plan(model, Preprocess(size, channels=channels), chosen, tuple(reasons))
+
+
+def _recipe(name: str) -> Recipe:
+    if name in RECIPES:
+        return RECIPES[name]
+    if name.endswith((".yaml", ".yml", ".json")):
+        return Recipe.from_file(name)
+    raise unknown("recipe", name, RECIPES)
 
 
 def _look(source: Any) -> tuple[int, int]:

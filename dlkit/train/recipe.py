@@ -3,7 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from dlkit._errors import InputError, unknown
 from dlkit.data import augment as augmentations
@@ -96,6 +99,27 @@ class Recipe:
             InputError: an unknown field or augmentation, with the nearest one.
         """
         return dataclasses.replace(cls(), **_checked(values))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Recipe":
+        """Reads a recipe from a YAML or JSON file of fields; those left out keep their defaults.
+
+        Args:
+            path: a file such as `epochs: 20`, `augment: [{type: Affine, rotate: 10}]`; read as plain values, no tag of
+                YAML creates objects.
+
+        Raises:
+            InputError: no such file, not a mapping of fields, or an unknown field, with the nearest one.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{path} cannot be read as a recipe: {error}") from None
+        if not isinstance(values, Mapping):
+            raise InputError(
+                f"{path} must hold fields of a recipe, such as `epochs: 20`; found {type(values).__name__}"
+            )
+        return cls.from_dict(values)
 
     def override(self, settings: Mapping[str, Any]) -> "Recipe":
         """Returns a copy with the named fields replaced; strings are read as the field's type.
