@@ -138,9 +138,8 @@ class _Run:
             metrics=tasks.metrics(recipe.task),
             jit_compile=False,  # XLA is slower for convolutions on CPU
         )
-        model.compute_metrics(
-            None, *self._probe(), None
-        )  # builds the metrics, so that a checkpoint can be read into them
+        probe = tf.zeros((1, model.output_shape[-1]))
+        model.compute_metrics(None, probe, probe, None)  # builds the metrics: a checkpoint is read into them
         model.reset_metrics()
         self.events = tf.summary.create_file_writer(str(run_dir / "events"))
         self.state = _State()
@@ -156,10 +155,6 @@ class _Run:
     def variables(self) -> list[Any]:
         return [*self.model.variables, *self.model.optimizer.variables, *self.model.metrics_variables]
 
-    def _probe(self) -> tuple[Any, Any]:
-        zeros = tf.zeros((1, self.model.output_shape[-1]))
-        return zeros, zeros
-
     def ends(self, epoch: int) -> int:
         """The step at which `epoch` epochs are done."""
         return max(epoch, round(epoch * len(self.train) / self.recipe.batch))
@@ -168,14 +163,10 @@ class _Run:
         state, total = self.state, self.ends(until)
         if state.step >= total:
             return
+        recipe = self.recipe
         stream = iter(
             train_pipeline(
-                self.train,
-                self.preprocess,
-                self.recipe.augment,
-                self.recipe.batch,
-                self.recipe.seed,
-                start_step=state.step,
+                self.train, self.preprocess, recipe.augment, recipe.batch, recipe.seed, start_step=state.step
             )
         )
         step = tf.function(self.model.train_step, reduce_retracing=True)
@@ -191,7 +182,6 @@ class _Run:
                     self._end_epoch(start, waited)
                 else:
                     self._count(start, waited)
-                    update(state.step, _text(state.history))
                 if stopped or state.step == total or time.monotonic() - saved > SAVE_SECONDS:
                     self._refuse_non_finite(logs)
                     self.save()
@@ -214,9 +204,8 @@ class _Run:
         began = time.monotonic()
         if self.validation is not None:
             with averaged(self.model):
-                row |= {
-                    f"val_{k}": v for k, v in evaluate(self.model, self.validation, preprocess=self.preprocess).items()
-                }
+                found = evaluate(self.model, self.validation, preprocess=self.preprocess)
+            row |= {f"val_{name}": value for name, value in found.items()}
         row["learning_rate"] = float(self.schedule(state.step - 1))
         row["seconds"], row["waiting"] = round(state.epoch_seconds, 4), round(state.waiting, 4)
         state.seconds += time.monotonic() - began
@@ -238,6 +227,7 @@ class _Run:
     def save(self) -> None:
         resume.save(self.checkpoints, self.state.step, self.variables, dataclasses.asdict(self.state))
         _run_dir.write_history(self.run_dir, self.state.history)
+        self.events.flush()
 
     def finish(self) -> Result:
         state = self.state
@@ -247,6 +237,7 @@ class _Run:
         if self.validation is not None:
             metrics = evaluate(self.model, self.validation, preprocess=self.preprocess)
         _run_dir.save_model(self.run_dir, self.model)
+        self.events.close()
         return Result(tuple(state.history), metrics, _best(state.history), state.seconds, self.run_dir)
 
 
