@@ -126,7 +126,7 @@ class BatchNorm(Norm):
         for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             new = ops.cast(ops.stop_gradient(value), average.dtype)
             if not all(inputs.shape):  # empty, or of unknown size
-                new = ops.where(ops.size(inputs) > 0, new, average)
+                new = ops.where(ops.size(inputs) > 0, new, ops.convert_to_tensor(average))
             average.assign(average * self.momentum + new * (1.0 - self.momentum))
 
     def get_config(self) -> dict[str, Any]:
