@@ -86,7 +86,12 @@ def test_builder_saves_and_reloads_with_every_norm_and_activation(builder, norm,
 @pytest.mark.slow
 @pytest.mark.parametrize(("builder", "norm", "activation"), dear_pairs())
 def test_builder_overfits_and_exports_with_every_norm_and_activation(builder, norm, activation):
-    check_model(lambda: build(builder, norm, activation), skip=("reload", "weights", "build", "batch"), steps=100)
+    check_model(
+        lambda: build(builder, norm, activation),
+        skip=("reload", "weights", "build", "batch"),
+        steps=200,
+        learning_rate=3e-3,
+    )
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])

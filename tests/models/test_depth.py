@@ -18,6 +18,9 @@ ARGUMENTS = {
 }
 
 
+IN_TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="trains in a tf.function")
+
+
 def build(kind: str, looped: bool, monkeypatch, **kw) -> keras.Model:
     monkeypatch.setattr(_resnet_cifar, "FLAT", 1 if looped else 36)
     arguments = {"depth": 20, "width": 0.25, "input_shape": (8, 8, 3), **ARGUMENTS[kind], **kw}
@@ -64,6 +67,7 @@ def assert_close(a: dict, b: dict, scale: float = 1.0) -> None:
         np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=2e-5 * scale, err_msg=name)
 
 
+@IN_TENSORFLOW
 @pytest.mark.parametrize("kind", ["v1", "v2", "bottleneck", "group", "plain"])
 def test_a_looped_stage_computes_what_the_flat_graph_computes(kind, monkeypatch):
     flat, looped = build(kind, False, monkeypatch), build(kind, True, monkeypatch)
@@ -81,6 +85,7 @@ def test_a_looped_stage_computes_what_the_flat_graph_computes(kind, monkeypatch)
         assert_close(results[0][2], results[1][2])
 
 
+@IN_TENSORFLOW
 @pytest.mark.parametrize(
     ("kind", "looped"), [("v1", False), ("v1", True), ("v2", False), ("drop", False), ("drop", True)]
 )
