@@ -261,7 +261,7 @@ def _settings(items: tuple[str, ...]) -> dict[str, str]:
 @contextlib.contextmanager
 def _frameworks() -> Iterator[None]:
     """Holds back what TensorFlow prints while it is imported; shows it if the import fails."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
@@ -270,6 +270,7 @@ def _frameworks() -> Iterator[None]:
             import tensorflow as tf
 
             tf.zeros(())  # the first operation prints too
+            tf.get_logger().setLevel("ERROR")  # a new model per trial is a new trace; no reason to warn
             yield
         except BaseException:
             sys.stderr.flush()
