@@ -78,7 +78,8 @@ def fit(
     """Trains `model` in place, and continues exactly where a killed run stopped.
 
     Step s shows the samples s*batch .. (s+1)*batch - 1 of the endless stream; epoch e ends at step
-    round((e + 1) * n / batch), so no image is dropped and none is shown twice in an epoch.
+    round((e + 1) * n / batch). Every pass of the stream shows each image once and none is dropped; the step at the
+    end of an epoch may hold the last images of one pass and the first of the next.
 
     Args:
         model: any functional model whose input is `preprocess.input_shape`; logits or probabilities.
