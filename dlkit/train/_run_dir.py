@@ -108,6 +108,8 @@ def claim(run_dir: Path, identity: dict[str, Any], resume: bool) -> None:
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); choose another run_dir") from None
     now = json.loads(json.dumps(identity))
+    held["recipe"] = Recipe().to_dict() | (held.get("recipe") or {})  # fields that came later have their defaults
+    held = json.loads(json.dumps(held))
     differences = [
         f"{part}.{key}: {_short((held.get(part) or {}).get(key))} there, {_short(value)} now"
         for part in ("recipe", "preprocess", "data", "model")

@@ -10,9 +10,12 @@ import yaml
 
 from dlkit._errors import InputError, unknown
 from dlkit.data import augment as augmentations
+from dlkit.train import _recipe_fields as fields
+from dlkit.train.losses import LOSSES
 from dlkit.train.optimizers import OPTIMIZERS
 from dlkit.train.precision import PRECISIONS
 from dlkit.train.schedules import SCHEDULES
+from dlkit.train.stopping import Plateau
 
 TASKS = ("classification", "regression", "box")
 
@@ -25,7 +28,7 @@ class Recipe:
         task: "classification" (class ids, cross-entropy), "regression" (float targets, squared error) or "box"
             (x, y, width, height as fractions of the image, squared error as in the lecture).
         epochs: passes over the training data; the schedule spans all of them.
-        batch: images per step.
+        batch: images per step, over all micro-batches and replicas.
         optimizer: "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam" or "adamw".
         peak_lr: the highest learning rate.
         schedule: a name of `dlkit.train.schedules.SCHEDULES`.
@@ -39,6 +42,25 @@ class Recipe:
         seed: of the stream, the augmentation, and nothing else (a model draws its weights when it is built).
         precision: "float32", "bfloat16" (the graph optimiser's automatic bfloat16 on processors that have it; variables
             stay float32) or "auto".
+        loss: a name of `dlkit.train.losses.LOSSES`; "" is the task's: cross-entropy or squared error.
+        l1, l2: the penalty l1 sum |w| + l2 / 2 sum w^2 over kernels, as in the lecture: its gradient joins the loss's,
+            so an adaptive optimizer rescales it, unlike `weight_decay`. The loss that is shown does not contain it.
+        clip_norm: a gradient (penalties included) whose norm over all variables exceeds this is scaled down to it; 0
+            clips nothing.
+        accumulate: micro-batches per step. Their gradients are averaged, so a step needs 1 / accumulate of the memory
+            and computes the same update, except that batch normalisation sees each micro-batch by itself.
+        swa_from: the weights are averaged equally over the steps after this fraction of the run; 0 averages none.
+        lookahead: every so many steps the weights move half-way back to where they were; 0 never.
+        stop: criteria of `dlkit.train.stopping`; the first that holds ends the run.
+        plateau: a `dlkit.train.stopping.Plateau` that lowers the learning rate on top of the schedule, or None.
+        sizes: progressive resizing: (fraction of the run, side in pixels) pairs, such as ((0, 96), (0.5, 128)); from
+            that fraction on, training pictures have that size. Before the first pair, and in validation, the size is
+            the preprocessing's. The model must take any size.
+        freeze: layers that do not learn, by name patterns such as "stage1_*" or "*bn*"; a frozen batch normalisation
+            uses its moving averages and leaves them alone.
+        lr_groups: (pattern, factor) pairs; the learning rate of a variable is multiplied by the factor of the first
+            pattern that fits its path, such as "conv1*", or its kind: "bias", "norm", "kernel".
+        whiten: starts the first convolution as a whitening of the training images' patches, and keeps it so.
 
     Raises:
         InputError: a field out of range, with what is allowed.
@@ -61,35 +83,41 @@ class Recipe:
     ema: float = 0.0
     seed: int = 0
     precision: str = "float32"
+    loss: str = ""
+    l1: float = 0.0
+    l2: float = 0.0
+    clip_norm: float = 0.0
+    accumulate: int = 1
+    swa_from: float = 0.0
+    lookahead: int = 0
+    stop: tuple[Any, ...] = ()
+    plateau: Plateau | None = None
+    sizes: tuple[tuple[float, int], ...] = ()
+    freeze: tuple[str, ...] = ()
+    lr_groups: tuple[tuple[str, float], ...] = ()
+    whiten: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "augment", tuple(self.augment))
-        for field, choices in (
+        for name in ("augment", "stop", "freeze"):
+            object.__setattr__(self, name, fields.sequence(name, getattr(self, name)))
+        for name in ("sizes", "lr_groups"):
+            object.__setattr__(self, name, fields.pairs(name, getattr(self, name)))
+        for name, choices in (
             ("task", TASKS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS),
+            ("loss", ("", *LOSSES)),
         ):  # fmt: skip
-            if getattr(self, field) not in choices:
-                raise unknown(field, getattr(self, field), choices)
-        for field, low, high, whole in (
-            ("epochs", 1, None, True), ("batch", 1, None, True), ("seed", 0, None, True), ("peak_lr", 0, None, False),
-            ("warmup_epochs", 0, None, False), ("momentum", 0, 1, False), ("weight_decay", 0, None, False),
-            ("label_smoothing", 0, 1, False), ("ema", 0, 1, False),
-        ):  # fmt: skip
-            value = getattr(self, field)
-            number = isinstance(value, int) if whole else isinstance(value, (int, float))
-            if not number or isinstance(value, bool) or not low <= value or (high is not None and not value < high):
-                bound = f"at least {low}" if high is None else f"from {low} to below {high}"
-                raise InputError(
-                    f"Recipe.{field} must be {'an integer' if whole else 'a number'} {bound}, got {value!r}"
-                )
+            if getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
+        for name, low, high, whole in fields.RANGES:
+            fields.check_number(name, getattr(self, name), low, high, whole)
         for operation in self.augment:
             if type(operation).__name__ not in augmentations.__all__:
                 raise InputError(f"Recipe.augment takes augmentations of dlkit.data.augment, got {operation!r}")
+        fields.check_extras(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the recipe as plain JSON values; `from_dict` reads them back."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["augment"] = [_augmentation_to_dict(operation) for operation in self.augment]
-        return values
+        return {field.name: fields.plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
@@ -98,7 +126,7 @@ class Recipe:
         Raises:
             InputError: an unknown field or augmentation, with the nearest one.
         """
-        return dataclasses.replace(cls(), **_checked(values))
+        return dataclasses.replace(cls(), **fields.read(cls(), values))
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Recipe":
@@ -124,44 +152,10 @@ class Recipe:
     def override(self, settings: Mapping[str, Any]) -> "Recipe":
         """Returns a copy with the named fields replaced; strings are read as the field's type.
 
+        Lists and mappings are written as in YAML: `--set "stop=[{type: Patience, patience: 5}]"`, `--set
+        "sizes=[[0, 96], [0.5, 128]]"`; a list of names also with commas: `--set augment=Flip,Color`. "none" is empty.
+
         >>> Recipe().override({"epochs": "3", "peak_lr": "2e-2"}).peak_lr
         0.02
         """
-        return dataclasses.replace(self, **_checked(settings))
-
-
-def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {field.name: field for field in dataclasses.fields(Recipe)}
-    checked: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in fields:
-            raise unknown("recipe field", name, fields)
-        kind = type(fields[name].default)
-        if name == "augment":
-            if isinstance(value, str):
-                value = [part for part in value.split(",") if part and part != "none"]
-            value = tuple(_augmentation_from(item) for item in value)
-        elif isinstance(value, str) and kind in (int, float):
-            try:
-                value = kind(value)
-            except ValueError:
-                raise InputError(f"Recipe.{name} must be {kind.__name__}, got {value!r}") from None
-        checked[name] = value
-    return checked
-
-
-def _augmentation_to_dict(operation: Any) -> dict[str, Any]:
-    fields = dataclasses.fields(operation)
-    return {"type": type(operation).__name__, **{field.name: getattr(operation, field.name) for field in fields}}
-
-
-def _augmentation_from(item: Any) -> Any:
-    if isinstance(item, str):
-        item = {"type": item}
-    if not isinstance(item, Mapping):
-        return item
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in item.items()}
-    name = values.pop("type", None)
-    if name not in augmentations.__all__:
-        raise unknown("augmentation", name, augmentations.__all__)
-    return getattr(augmentations, name)(**values)
+        return dataclasses.replace(self, **fields.read(self, settings))
