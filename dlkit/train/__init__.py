@@ -1,7 +1,8 @@
 """Training: a recipe is a value, the stream is a pure function, and work survives a kill."""
 
-from dlkit.train import schedules
-from dlkit.train._fit import DivergedError, Interrupted, Result, evaluate, fit
+from dlkit.train import losses, schedules, stopping
+from dlkit.train._evaluate import evaluate
+from dlkit.train._fit import DivergedError, Interrupted, Result, fit
 from dlkit.train._plan import Plan, plan
 from dlkit.train._run_dir import Run, load_run
 from dlkit.train.recipe import Recipe
@@ -10,6 +11,6 @@ from dlkit.train.resume import DamagedCheckpointWarning
 
 __all__ = [
     "Recipe", "RECIPES", "fit", "evaluate", "load_run", "plan",
-    "Result", "Run", "Plan", "schedules",
+    "Result", "Run", "Plan", "schedules", "stopping", "losses",
     "DivergedError", "Interrupted", "DamagedCheckpointWarning",
 ]  # fmt: skip

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,9 +14,25 @@ import numpy as np
 import tensorflow as tf
 
 from dlkit._errors import InputError
+from dlkit._files import write_json
 from dlkit.data import eval_pipeline, train_pipeline
-from dlkit.train import _run_dir, optimizers, resume, schedules, tasks
+from dlkit.train import (
+    _diagnose,
+    _distribute,
+    _evaluate,
+    _run_dir,
+    _signals,
+    _sizes,
+    averaging,
+    optimizers,
+    resume,
+    schedules,
+    stopping,
+    tasks,
+)  # fmt: skip
+from dlkit.train._freeze import frozen
 from dlkit.train._progress import bar
+from dlkit.train._step import Step
 from dlkit.train.precision import arithmetic
 from dlkit.train.recipe import Recipe
 
@@ -42,6 +57,7 @@ class Result:
         best: the row of `history` with the best validation (else training) accuracy or loss.
         seconds: time in training steps and validation, earlier parts of a resumed run included.
         run_dir: where everything lies.
+        stopped: why the run ended before its last epoch, in words; "" if it did not.
     """
 
     history: tuple[dict[str, float], ...]
@@ -49,6 +65,7 @@ class Result:
     best: dict[str, float]
     seconds: float
     run_dir: Path
+    stopped: str = ""
 
 
 @dataclass
@@ -60,6 +77,9 @@ class _State:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     waiting: float = 0.0  # of epoch_seconds, the time spent waiting for data
+    sums: list[float] = field(default_factory=list)  # of this epoch's steps, column by column
+    steps: int = 0  # of this epoch
+    stopped: str = ""
 
 
 def fit(
@@ -82,7 +102,8 @@ def fit(
     end of an epoch may hold the last images of one pass and the first of the next.
 
     Args:
-        model: any functional model whose input is `preprocess.input_shape`; logits or probabilities.
+        model: any functional model whose input is `preprocess.input_shape`; logits or probabilities. Built inside the
+            scope of a `tf.distribute` strategy it trains on all its replicas, see docs/training.md.
         recipe: the run as a value.
         train: the training source.
         validation: measured after every epoch, or None.
@@ -96,11 +117,12 @@ def fit(
         verbose: show the progress with the time left.
 
     Returns:
-        The result; `model` holds the final weights (the average where `recipe.ema` is set).
+        The result; `model` holds the final weights: the average where the recipe keeps one, those of the best epoch
+        where a `stopping.Patience` restores them.
 
     Raises:
         InputError: model, data and recipe do not fit, or `run_dir` holds another run (the difference is shown).
-        DivergedError: the loss became infinite or not a number.
+        DivergedError: the loss became infinite or not a number; the message names the layer where it did.
         Interrupted: Ctrl-C or SIGTERM; call again with the same arguments to continue.
         OSError: the disk is full; the last good checkpoint is kept.
 
@@ -108,53 +130,85 @@ def fit(
     """
     run_dir = Path(run_dir)
     tasks.check(model, recipe.task, train, preprocess)
+    _sizes.check(model, recipe, preprocess)
     if validation is not None and validation.classes != train.classes:
         raise InputError(f"the validation classes {validation.classes} are not the training classes {train.classes}")
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    with _signals() as stopped, _run_dir.locked(run_dir):
-        _run_dir.claim(run_dir, _run_dir.identity(model, recipe, train, preprocess), resume)
-        run = _Run(model, recipe, train, validation, preprocess, run_dir)
-        with arithmetic(recipe.precision):
-            run.loop(run.epochs if stop_after is None else min(stop_after, run.epochs), stopped, verbose)
+    workers = _distribute.Workers.of(model, recipe)
+    with _signals.collected() as stopped, workers.locked(run_dir), workers.strategy.scope():
+        workers.claim(run_dir, _run_dir.identity(model, recipe, train, preprocess), resume)
+        with frozen(model, recipe.freeze):  # its end comes before the model is saved
+            run = _Run(model, recipe, train, validation, preprocess, run_dir, workers)
+            with arithmetic(recipe.precision):
+                run.loop(run.epochs if stop_after is None else min(stop_after, run.epochs), stopped, verbose)
         return run.finish()
 
 
 class _Run:
     """One run in this process: the compiled model, its stream and its state."""
 
-    def __init__(self, model: Any, recipe: Recipe, train: Any, validation: Any, preprocess: Any, run_dir: Path):
+    def __init__(
+        self, model: Any, recipe: Recipe, train: Any, validation: Any, preprocess: Any, run_dir: Path, workers: Any
+    ):  # fmt: skip
         self.model, self.recipe, self.train, self.validation = model, recipe, train, validation
-        self.preprocess, self.run_dir, self.epochs = preprocess, run_dir, recipe.epochs
+        self.preprocess, self.run_dir, self.workers, self.epochs = preprocess, run_dir, workers, recipe.epochs
+        loss = tasks.loss(recipe.task, model, recipe.label_smoothing, recipe.loss)
+        self._check_columns()
+        if recipe.whiten:
+            from dlkit.train import whitening
+
+            whitening.prepare(model)
         warmup = round(recipe.warmup_epochs * len(train) / recipe.batch)
         total = self.ends(self.epochs)
         self.schedule = schedules.get(recipe.schedule, recipe.peak_lr, total, min(warmup, total // 2))
+        if recipe.plateau is not None:
+            self.schedule = schedules.Scaled(self.schedule)
         optimizer = optimizers.get(
             recipe.optimizer, self.schedule, model.trainable_variables,
-            momentum=recipe.momentum, weight_decay=recipe.weight_decay, ema=recipe.ema,
+            momentum=recipe.momentum, weight_decay=recipe.weight_decay, lr_groups=recipe.lr_groups,
         )  # fmt: skip
-        model.compile(
-            optimizer=optimizer,
-            loss=tasks.loss(recipe.task, model, recipe.label_smoothing),
-            metrics=tasks.metrics(recipe.task),
-            jit_compile=False,  # XLA is slower for convolutions on CPU
-        )
-        probe = tf.zeros((1, model.output_shape[-1]))
-        model.compute_metrics(None, probe, probe, None)  # builds the metrics: a checkpoint is read into them
-        model.reset_metrics()
-        self.events = tf.summary.create_file_writer(str(run_dir / "events"))
+        # XLA is slower for convolutions on CPU; the metrics serve Keras' own evaluate, the loop has its own
+        model.compile(optimizer=optimizer, loss=loss, metrics=tasks.metrics(recipe.task), jit_compile=False)
+        self.averaging = averaging.get(recipe, model, total)
+        self.step = Step(model, recipe, loss, self.averaging, self.measures, workers.strategy)
+        self.predict = _evaluate.replicated(model) if workers.replicas > 1 else model.predict_on_batch
+        events = str(run_dir / "events")
+        self.events = tf.summary.create_file_writer(events) if workers.chief else tf.summary.create_noop_writer()
         self.state = _State()
         saved = resume.restore(self.checkpoints, self.variables)
         if saved is not None:
             self.state = _State(**saved)
+        elif recipe.whiten:
+            whitening.initialise(model, np.concatenate(list(self._plain_inputs(5000))))
 
     @property
     def checkpoints(self) -> Path:
         return self.run_dir / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """The weights of the best epoch, where a criterion restores them."""
+        return self.run_dir / "best"
+
+    @property
     def variables(self) -> list[Any]:
-        return [*self.model.variables, *self.model.optimizer.variables, *self.model.metrics_variables]
+        scale = [self.schedule.scale] if self.recipe.plateau is not None else []
+        return [*self.model.variables, *self.model.optimizer.variables, *self.averaging.variables, *scale]
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The columns that the recipe's criteria and clipping add to the history."""
+        wanted = [name for criterion in self.recipe.stop for name in criterion.measures]
+        if self.recipe.clip_norm:
+            wanted.append("gradient_norm")
+        return tuple(sorted(set(wanted)))
+
+    @property
+    def patience(self) -> Any:
+        """The criterion whose best weights are kept, or None."""
+        found = [c for c in self.recipe.stop if isinstance(c, stopping.Patience) and c.restore_best]
+        return found[0] if found else None
 
     def ends(self, epoch: int) -> int:
         """The step at which `epoch` epochs are done."""
@@ -162,133 +216,149 @@ class _Run:
 
     def loop(self, until: int, stopped: list[int], verbose: bool) -> None:
         state, total = self.state, self.ends(until)
-        if state.step >= total:
+        if state.step >= total or state.stopped:
             return
-        recipe = self.recipe
-        stream = iter(
-            train_pipeline(
-                self.train, self.preprocess, recipe.augment, recipe.batch, recipe.seed, start_step=state.step
-            )
-        )
-        step = tf.function(self.model.train_step, reduce_retracing=True)
         saved = time.monotonic()
-        with bar("train", total, state.step, verbose) as update:
-            while state.step < total:
+        batches = self._batches(total)
+        with bar("train", total, state.step, verbose and self.workers.chief) as update:
+            while state.step < total and not state.stopped:
                 start = time.monotonic()
-                batch = next(stream)
+                batch = next(batches)
                 waited = time.monotonic()
-                logs = step(batch)
+                values = np.asarray(self.step(*batch, state.step, bool(stopped)))
                 state.step += 1
-                if state.step == self.ends(len(state.history) + 1):
-                    self._end_epoch(start, waited)
-                else:
-                    self._count(start, waited)
-                if stopped or state.step == total or time.monotonic() - saved > SAVE_SECONDS:
-                    self._refuse_non_finite(logs)
+                self._add(values[:-1], batch)
+                self._count(start, waited)
+                leave = bool(values[-1] if self.workers.count > 1 else stopped)
+                self._stop_now()
+                if state.stopped or state.step == self.ends(len(state.history) + 1):
+                    self._end_epoch()
+                if leave or state.stopped or state.step == total or time.monotonic() - saved > SAVE_SECONDS:
                     self.save()
                     saved = time.monotonic()
                 update(state.step, _text(state.history))
-                if stopped and state.step < total:
+                if leave and state.step < total and not state.stopped:
                     raise Interrupted(f"stopped at step {state.step} of {total}; the same call continues from there")
+
+    def _batches(self, total: int) -> Iterator[Any]:
+        """The training stream from the current step on, at the sizes of the recipe."""
+        recipe, workers, step = self.recipe, self.workers, self.state.step
+        for end, preprocess in _sizes.parts(recipe, self.preprocess, self.ends(self.epochs)):
+            if step >= end:
+                continue
+            stream = train_pipeline(
+                self.train, preprocess, recipe.augment, recipe.batch, recipe.seed, start_step=step,
+                worker=workers.index, workers=workers.count,
+            )  # fmt: skip
+            for batch in stream.take(min(end, total) - step):
+                yield workers.split(batch)
+            step = end
+
+    def _add(self, values: Any, batch: Any) -> None:
+        """Adds a step's means to the epoch's sums; refuses a loss that is not finite."""
+        state, loss = self.state, float(values[0])
+        if not math.isfinite(loss):
+            where = f": {_diagnose.first_bad(self.model, *batch)}" if self.workers.replicas == 1 else ""
+            raise DivergedError(
+                f"the loss is {loss} at step {state.step} of {self.ends(self.epochs)}{where}. The last good checkpoint "
+                f"is in {self.checkpoints}. A smaller peak_lr (now {self.recipe.peak_lr}), a longer warm-up or "
+                f"clip_norm often helps."
+            )
+        sums = state.sums or [0.0] * len(values)
+        state.sums = [a + float(b) for a, b in zip(sums, values, strict=True)]
+        state.steps += 1
 
     def _count(self, start: float, waited: float) -> None:
         self.state.waiting += waited - start
         self.state.epoch_seconds += time.monotonic() - start
         self.state.seconds += time.monotonic() - start
 
-    def _end_epoch(self, start: float, waited: float) -> None:
-        state = self.state
-        logs = {name: float(value) for name, value in self.model.get_metrics_result().items()}
-        self._refuse_non_finite(logs)
-        self._count(start, waited)
-        row = {"epoch": len(state.history) + 1, "step": state.step, **logs}
-        began = time.monotonic()
-        if self.validation is not None:
-            with averaged(self.model):
-                found = evaluate(self.model, self.validation, preprocess=self.preprocess)
-            row |= {f"val_{name}": value for name, value in found.items()}
-        row["learning_rate"] = float(self.schedule(state.step - 1))
-        row["seconds"], row["waiting"] = round(state.epoch_seconds, 4), round(state.waiting, 4)
+    def _stop_now(self) -> None:
+        """Ends the run within an epoch where its time is used up."""
+        for criterion in self.recipe.stop:
+            if isinstance(criterion, stopping.TimeBudget) and self.workers.count == 1:
+                self.state.stopped = criterion.reason(self.state.history, self.state.seconds)
+
+    def _end_epoch(self) -> None:
+        state, began = self.state, time.monotonic()
+        row = {"epoch": len(state.history) + 1, "step": state.step}
+        row |= {name: total / state.steps for name, total in zip(self.step.columns, state.sums, strict=True)}
+        with self._swapped():
+            if self.validation is not None:
+                found = _evaluate.measure(self.predict, self.model, self.validation, self.preprocess)
+                row |= {f"val_{name}": value for name, value in found.items()}
+            row["learning_rate"] = float(self.schedule(state.step - 1))
+            row["seconds"], row["waiting"] = round(state.epoch_seconds, 4), round(state.waiting, 4)
+            state.history.append(row)
+            if self._is_best() and self.workers.chief:
+                resume.save(self.best, state.step, self.model.variables, {}, keep=1)
+        self._log(row)
+        if self.recipe.plateau is not None:
+            self.schedule.scale.assign(self.recipe.plateau.scale(state.history))
         state.seconds += time.monotonic() - began
         state.epoch_seconds = state.waiting = 0.0
-        state.history.append(row)
-        with self.events.as_default(step=state.step):
+        state.sums, state.steps = [], 0
+        reasons = [c.reason(state.history, self.workers.agreed(state.seconds)) for c in self.recipe.stop]
+        if state.step < self.ends(self.epochs):
+            state.stopped = state.stopped or next(filter(None, reasons), "")
+
+    def _is_best(self) -> bool:
+        history, patience = self.state.history, self.patience
+        return patience is not None and stopping.best_row(history, patience.metric) == len(history) - 1
+
+    @contextlib.contextmanager
+    def _swapped(self) -> Iterator[None]:
+        """Holds what is validated and saved in the model inside the block: the average, where one is kept."""
+        with self.averaging.swapped():
+            self._recalibrate()
+            yield
+
+    def _recalibrate(self) -> None:
+        if self.averaging.needs_statistics:
+            self.averaging.recalibrate(self.model, self._plain_inputs(20 * self.recipe.batch))
+
+    def _plain_inputs(self, items: int) -> Iterator[Any]:
+        """The first items of the training source as validation would see them, in batches of the recipe's size."""
+        part = self.train.subset(range(min(items, len(self.train))))
+        for inputs, _ in eval_pipeline(part, self.preprocess, self.recipe.batch):
+            yield inputs
+
+    def _check_columns(self) -> None:
+        found = tasks.columns(self.recipe.task, len(self.train.classes or ()))
+        columns = ["loss", *tasks.batch_metrics(self.recipe.task), *self.measures]
+        columns += [f"val_{name}" for name in found] if self.validation is not None else []
+        stopping.check_columns([*self.recipe.stop, self.recipe.plateau], columns)
+
+    def _log(self, row: dict[str, float]) -> None:
+        with self.events.as_default(step=self.state.step):
             for name, value in row.items():
                 tf.summary.scalar(name, value)
-        self.model.reset_metrics()
-
-    def _refuse_non_finite(self, logs: Any) -> None:
-        value = float(logs["loss"])
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the loss is {value} at step {self.state.step} of {self.ends(self.epochs)}; the last checkpoint is in "
-                f"{self.checkpoints}. A smaller peak_lr (now {self.recipe.peak_lr}) or a longer warm-up often helps."
-            )
 
     def save(self) -> None:
-        resume.save(self.checkpoints, self.state.step, self.variables, dataclasses.asdict(self.state))
-        _run_dir.write_history(self.run_dir, self.state.history)
-        self.events.flush()
+        if self.workers.chief:
+            resume.save(self.checkpoints, self.state.step, self.variables, dataclasses.asdict(self.state))
+            _run_dir.write_history(self.run_dir, self.state.history)
+            self.events.flush()
 
     def finish(self) -> Result:
-        state = self.state
-        metrics: dict[str, float] = {}
-        if self.recipe.ema:
-            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
-        if self.validation is not None:
-            metrics = evaluate(self.model, self.validation, preprocess=self.preprocess)
-        _run_dir.save_model(self.run_dir, self.model)
+        """Leaves the final weights in the model, saves it, and says what the history knows of it."""
+        state, row = self.state, dict(self.state.history[-1]) if self.state.history else {}
+        if self.patience and state.history:
+            row = state.history[stopping.best_row(state.history, self.patience.metric)]
+            resume.restore(self.best, self.model.variables)
+        else:
+            self.averaging.finalize()
+            self._recalibrate()
+        metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
+        if not metrics and self.validation is not None:
+            metrics = _evaluate.measure(self.predict, self.model, self.validation, self.preprocess)
+        result = Result(tuple(state.history), metrics, _best(state.history), state.seconds, self.run_dir, state.stopped)
+        if self.workers.chief:
+            _run_dir.save_model(self.run_dir, self.model)
+            summary = {"step": state.step, "seconds": state.seconds, "stopped": state.stopped, "best": result.best}
+            write_json(self.run_dir / "summary.json", summary | {"final": row})
         self.events.close()
-        return Result(tuple(state.history), metrics, _best(state.history), state.seconds, self.run_dir)
-
-
-def evaluate(model: keras.Model, source: Any, *, preprocess: Any, batch: int = 256) -> dict[str, float]:
-    """Measures `model` on every item of `source`, through the same preprocessing that is exported.
-
-    Returns:
-        Classification: `loss` (mean cross-entropy), `accuracy`, `top5_accuracy` above five classes. Regression and
-        box: `loss` (mean squared error), `mae`; box adds `iou`. Fractions, not percent.
-
-    Raises:
-        InputError: the model does not fit the data.
-    """
-    tasks.check(model, source.task, source, preprocess)
-    outputs, targets = [], []
-    for inputs, target in eval_pipeline(source, preprocess, batch):
-        outputs.append(np.asarray(model.predict_on_batch(inputs)))
-        targets.append(np.asarray(target))
-    probabilities = tasks.gives_probabilities(model)
-    return tasks.score(source.task, np.concatenate(outputs), np.concatenate(targets), probabilities)
-
-
-@contextlib.contextmanager
-def averaged(model: Any) -> Iterator[None]:
-    """Holds the optimizer's averaged weights in `model` inside the block, where it keeps any."""
-    if not model.optimizer.use_ema:
-        yield
-        return
-    current = [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.trainable_variables]
-    model.optimizer.finalize_variable_values(model.trainable_variables)
-    try:
-        yield
-    finally:
-        for variable, value in zip(model.trainable_variables, current, strict=True):
-            variable.assign(value)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects Ctrl-C and SIGTERM in a list instead of dying in the middle of a step; only in the main thread."""
-    caught: list[int] = []
-    previous = {}
-    with contextlib.suppress(ValueError):  # not the main thread: the signals are somebody else's
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda received, frame: caught.append(received))
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        return result
 
 
 def _text(history: list[dict[str, float]]) -> str:

@@ -4,7 +4,9 @@ recipe.json    recipe, preprocessing, classes, data fingerprint, versions: what 
 history.csv    a row per epoch
 events/        the same for TensorBoard
 checkpoints/   the newest states, each complete
+best/          the weights of the best epoch, where a stopping criterion restores them
 model.keras    the model as the last call of fit left it
+summary.json   why the run ended, its best epoch and the figures of the saved model
 """
 
 import contextlib
@@ -95,11 +97,12 @@ def identity(model: Any, recipe: Recipe, train: Any, preprocess: Any) -> dict[st
     }
 
 
-def claim(run_dir: Path, identity: dict[str, Any], resume: bool) -> None:
-    """Writes recipe.json into a fresh folder; compares it in one that holds a run."""
+def claim(run_dir: Path, identity: dict[str, Any], resume: bool, write: bool = True) -> None:
+    """Writes recipe.json into a fresh folder (if `write`); compares it in one that holds a run."""
     path = run_dir / "recipe.json"
     if not path.exists():
-        write_json(path, identity)
+        if write:
+            write_json(path, identity)
         return
     if not resume:
         raise InputError(f"{run_dir} holds a run already; choose another run_dir, or resume=True to continue it")

@@ -27,8 +27,8 @@ class DamagedCheckpointWarning(UserWarning):
     """A checkpoint could not be read; the one before it is used."""
 
 
-def save(folder: Path, step: int, variables: list[Any], state: dict[str, Any]) -> Path:
-    """Writes the checkpoint of `step` and removes all but the newest `KEEP`.
+def save(folder: Path, step: int, variables: list[Any], state: dict[str, Any], keep: int = KEEP) -> Path:
+    """Writes the checkpoint of `step` and removes all but the newest `keep`.
 
     Raises:
         OSError: the disk is full or read-only; the earlier checkpoints are untouched then.
@@ -39,7 +39,7 @@ def save(folder: Path, step: int, variables: list[Any], state: dict[str, Any]) -
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     content = buffer.getvalue()
     path = write_bytes(folder / f"step_{step:010d}.ckpt", content + hashlib.sha256(content).digest())
-    for old in _files(folder)[:-KEEP]:
+    for old in _files(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path
 

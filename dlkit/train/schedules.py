@@ -260,6 +260,44 @@ class WarmUp(Schedule):
         return cls(keras.saving.deserialize_keras_object(config["schedule"]), config["steps"])
 
 
+@_register
+class Scaled(Schedule):
+    """Multiplies any schedule by a number that can change during the run; what `Plateau` turns down.
+
+        eta_t = scale * schedule(t)
+
+    Keras' ReduceLROnPlateau raises a TypeError on an optimizer with a schedule; here the scale is a variable.
+
+    Args:
+        schedule: any `LearningRateSchedule`.
+        scale: the number to start with.
+
+    Attributes:
+        scale: the variable; assign to it. It belongs into a checkpoint.
+
+    >>> schedule = Scaled(Constant(0.5))
+    >>> schedule.scale.assign(0.1) is None
+    True
+    >>> round(float(schedule(3)), 3)
+    0.05
+    """
+
+    def __init__(self, schedule: Schedule, scale: float = 1.0):
+        super().__init__()
+        self.schedule = schedule
+        self.scale = keras.Variable(_positive("scale", scale, zero=True), trainable=False, name="scale")
+
+    def __call__(self, step: Any) -> Any:
+        return self.schedule(step) * ops.convert_to_tensor(self.scale)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "scale": float(self.scale)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Scaled":
+        return cls(keras.saving.deserialize_keras_object(config["schedule"]), config["scale"])
+
+
 def _fraction(name: str, value: float) -> None:
     if not 0 < value < 1:
         raise InputError(f"{name} must lie between 0 and 1, got {value!r}")

@@ -1,26 +1,56 @@
 """What follows from a recipe's task: the loss, the metrics, and what a model's output must look like."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from dlkit._errors import InputError
+from dlkit.train import losses
 
 
-def loss(task: str, model: Any, label_smoothing: float = 0.0) -> keras.losses.Loss:
-    """Returns the loss of `task`; cross-entropy asks the model whether it gives logits or probabilities."""
-    if task == "classification":
-        logits = not gives_probabilities(model)
-        return keras.losses.CategoricalCrossentropy(from_logits=logits, label_smoothing=label_smoothing)
-    return keras.losses.MeanSquaredError()
+def loss(task: str, model: Any, label_smoothing: float = 0.0, name: str = "") -> keras.losses.Loss:
+    """Returns the named loss, or the task's; cross-entropies ask the model whether it gives logits or probabilities.
+
+    Raises:
+        InputError: a loss that does not suit the task, or a label smoothing for one without classes.
+    """
+    losses.check_task(name, task)
+    if not name and task != "classification":
+        return keras.losses.MeanSquaredError()
+    return losses.get(
+        name or "cross_entropy", from_logits=not gives_probabilities(model), label_smoothing=label_smoothing
+    )
 
 
 def metrics(task: str) -> list[Any]:
-    """Returns fresh Keras metrics of `task` for the training steps."""
+    """Returns fresh Keras metrics of `task`, for a compiled model that leaves dlkit."""
     if task == "classification":
         return [keras.metrics.CategoricalAccuracy(name="accuracy")]
     return [keras.metrics.MeanAbsoluteError(name="mae")]
+
+
+def batch_metrics(task: str) -> dict[str, Callable[[Any, Any], Any]]:
+    """Returns the metrics of a training step: functions of (targets, outputs) to the mean over the batch."""
+    return {"accuracy": _accuracy} if task == "classification" else {"mae": _mae}
+
+
+def columns(task: str, classes: int = 0) -> tuple[str, ...]:
+    """Returns the metrics that `score` computes."""
+    if task != "classification":
+        return ("loss", "mae", "iou") if task == "box" else ("loss", "mae")
+    return ("loss", "accuracy", "top5_accuracy") if classes > 5 else ("loss", "accuracy")
+
+
+def _accuracy(targets: Any, outputs: Any) -> Any:
+    return ops.mean(ops.cast(ops.equal(ops.argmax(targets, -1), ops.argmax(outputs, -1)), "float32"))
+
+
+def _mae(targets: Any, outputs: Any) -> Any:
+    outputs = ops.cast(outputs, "float32")
+    return ops.mean(ops.abs(ops.reshape(ops.cast(targets, "float32"), ops.shape(outputs)) - outputs))
 
 
 def score(task: str, outputs: np.ndarray, targets: np.ndarray, probabilities: bool) -> dict[str, float]:

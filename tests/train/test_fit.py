@@ -38,7 +38,7 @@ def test_a_run_learns_and_leaves_what_the_design_promises(straight):
     assert result.metrics["accuracy"] > 0.3  # chance is 0.1
     assert result.best["val_accuracy"] == max(row["val_accuracy"] for row in result.history)
     names = {path.name for path in result.run_dir.iterdir()}
-    assert names == {"recipe.json", "history.csv", "events", "checkpoints", "model.keras"}
+    assert names == {"recipe.json", "history.csv", "events", "checkpoints", "model.keras", "summary.json"}
     with open(result.run_dir / "history.csv", newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     assert rows == [dict(row) for row in result.history]

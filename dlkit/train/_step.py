@@ -1,0 +1,135 @@
+"""One update of the weights as one traced function: gradients, penalties, clipping, optimizer, average, measures."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from dlkit.train import tasks
+from dlkit.train._kinds import kind
+
+
+class Step:
+    """The training step of a run; a call traces it once per input shape.
+
+    The batch is cut into `recipe.accumulate` micro-batches that run one after the other; their gradients are averaged:
+
+        g = mean_m grad L_m + l2 w + l1 sign(w);   g <- g min(1, clip_norm / ||g||);   w <- optimizer(w, g)
+
+    Penalties are for kernels only. An update whose loss is not finite is left out, so the weights that led to it can
+    be looked at.
+
+    Args:
+        model: compiled, its optimizer built.
+        recipe: the run.
+        loss: the loss object.
+        averaging: told of every update.
+        measures: further columns, "gradient_norm" (before clipping) and "weight_change".
+        strategy: the replicas the model's variables live on.
+
+    Attributes:
+        columns: what the returned vector holds, in order.
+    """
+
+    def __init__(self, model: Any, recipe: Any, loss: Any, averaging: Any, measures: Sequence[str], strategy: Any):
+        self.model, self.recipe, self.loss, self.averaging = model, recipe, loss, averaging
+        self.measures, self.strategy = tuple(measures), strategy
+        self.metrics: dict[str, Callable[[Any, Any], Any]] = tasks.batch_metrics(recipe.task)
+        self.columns = ("loss", *self.metrics, *self.measures)
+        self.kernels = [kind(variable) == "kernel" for variable in model.trainable_variables]
+        self._traced = tf.function(self._step)
+
+    def __call__(self, inputs: Any, targets: Any, step: int, wish: bool = False) -> Any:
+        """Updates the model by one batch and returns float64 (columns + 1): means over the batch, then the wishes.
+
+        Args:
+            inputs, targets: the batch; on several replicas, one value each (`tf.distribute`).
+            step: steps done before this one.
+            wish: this process wants to stop; the last number is how many do, the same on all of them.
+        """
+        return self._traced(inputs, targets, tf.constant(step, tf.int64), tf.constant(float(wish), tf.float64))
+
+    def _step(self, inputs: Any, targets: Any, step: Any, wish: Any) -> Any:
+        values = self.strategy.run(self._replica, args=(inputs, targets, wish))
+        values = self.strategy.experimental_local_results(values)[0]
+        self.averaging.update(step)
+        return values
+
+    def _replica(self, inputs: Any, targets: Any, wish: Any) -> Any:
+        variables, replicas = self.model.trainable_variables, self.strategy.num_replicas_in_sync
+        gradients, values = self._accumulated(inputs, targets)
+        values = tf.concat([values, wish[None]], 0)
+        recipe, share = self.recipe, 1.0 / replicas
+        if replicas > 1:
+            values = tf.distribute.get_replica_context().all_reduce("SUM", values)
+            values = values * tf.constant([share] * (len(values) - 1) + [1.0], tf.float64)
+        if replicas > 1 and (recipe.clip_norm or "gradient_norm" in self.measures):
+            # the norm is that of the whole batch's gradient; the optimizer's own sum then adds equal parts
+            gradients = tf.distribute.get_replica_context().all_reduce("SUM", [g * share for g in gradients])
+        gradients = [self._penalised(*pair) for pair in zip(gradients, variables, self.kernels, strict=True)]
+        norm = tf.linalg.global_norm(gradients) if recipe.clip_norm or "gradient_norm" in self.measures else None
+        if recipe.clip_norm:
+            factor = tf.minimum(1.0, recipe.clip_norm / tf.maximum(norm, 1e-12))
+            gradients = [g * tf.cast(factor, g.dtype) for g in gradients]
+        extra = {"gradient_norm": norm, "weight_change": self._apply([g * share for g in gradients], values[0])}
+        measured = [tf.cast(extra[name], tf.float64) for name in self.measures]
+        return tf.concat([values[:-1], *[value[None] for value in measured], values[-1:]], 0)
+
+    def _accumulated(self, inputs: Any, targets: Any) -> tuple[list[Any], Any]:
+        """Returns the mean gradients and the mean loss and metrics of all micro-batches."""
+        parts = self.recipe.accumulate
+        if parts == 1:
+            return self._gradients(inputs, targets)
+        rows = tf.shape(inputs)[0] // parts
+
+        def cut(tensor: Any, i: Any) -> Any:
+            part = tensor[i * rows : (i + 1) * rows]
+            part.set_shape([None if tensor.shape[0] is None else tensor.shape[0] // parts, *tensor.shape[1:]])
+            return part
+
+        def add(i: Any, sums: list[Any], total: Any) -> tuple[Any, list[Any], Any]:
+            gradients, values = self._gradients(cut(inputs, i), tf.nest.map_structure(lambda t: cut(t, i), targets))
+            return i + 1, [a + b for a, b in zip(sums, gradients, strict=True)], total + values
+
+        start = [tf.zeros(v.shape, v.dtype) for v in self.model.trainable_variables]
+        values = tf.zeros([1 + len(self.metrics)], tf.float64)
+        _, sums, values = tf.while_loop(  # one after the other: their memory is the point
+            lambda i, *_: i < parts, add, (tf.constant(0), start, values), parallel_iterations=1
+        )
+        return [total / parts for total in sums], values / parts
+
+    def _gradients(self, inputs: Any, targets: Any) -> tuple[list[Any], Any]:
+        variables = [variable.value for variable in self.model.trainable_variables]
+        with tf.GradientTape() as tape:
+            outputs = self.model(inputs, training=True)
+            loss = tf.cast(self.loss(targets, outputs), tf.float32)
+            if self.model.losses:
+                loss += tf.add_n([tf.cast(term, tf.float32) for term in self.model.losses])
+        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+        values = [loss, *(metric(targets, outputs) for metric in self.metrics.values())]
+        return [tf.convert_to_tensor(g) for g in gradients], tf.stack([tf.cast(v, tf.float64) for v in values])
+
+    def _penalised(self, gradient: Any, variable: Any, kernel: bool) -> Any:
+        if kernel and self.recipe.l2:
+            gradient = gradient + self.recipe.l2 * tf.cast(variable, gradient.dtype)
+        if kernel and self.recipe.l1:
+            gradient = gradient + self.recipe.l1 * tf.sign(tf.cast(variable, gradient.dtype))
+        return gradient
+
+    def _apply(self, gradients: list[Any], loss: Any) -> Any:
+        """Updates the weights and returns their relative change, where it is asked for."""
+        variables = self.model.trainable_variables
+        measured = "weight_change" in self.measures
+        before = [tf.identity(tf.convert_to_tensor(variable)) for variable in variables] if measured else []
+        if self.strategy.num_replicas_in_sync > 1:  # tf.distribute does not update inside a condition
+            self.model.optimizer.apply(gradients, variables)
+        else:
+            tf.cond(tf.math.is_finite(loss), lambda: self._update(gradients, variables), lambda: False)
+        if not measured:
+            return None
+        change = tf.linalg.global_norm([tf.convert_to_tensor(v) - b for v, b in zip(variables, before, strict=True)])
+        return change / tf.maximum(tf.linalg.global_norm(before), 1e-30)
+
+    def _update(self, gradients: list[Any], variables: list[Any]) -> bool:
+        self.model.optimizer.apply(gradients, variables)
+        return True
