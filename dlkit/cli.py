@@ -188,6 +188,35 @@ def predict(
     _commands.predict(path, files)
 
 
+def serve(
+    directory: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SAVED_MODELS")] = "saved_models",
+    host: str = "127.0.0.1",
+    port: int = 8501,
+    grpc_port: int | None = 8500,
+    set: Settings = (),
+) -> None:
+    """Serve exports on this machine as TensorFlow Serving does, with a page to drop pictures on. Ctrl-C ends it.
+
+    Loading a SavedModel runs what is in it: serve only what you trust. There is no password and no encryption.
+
+    Example: dlkit serve saved_models/ --port 8501 --set max_batch=64
+
+    Args:
+        directory: a folder of models (NAME/VERSION), one model, or one version.
+        host: address to listen on; the default can be reached from this machine only.
+        port: of HTTP; 0 takes a free one.
+        grpc_port: of gRPC; 0 takes a free one, None switches it off.
+        set: FIELD=VALUE, another setting of dlkit.export.server.Options (docs/serving.md); may be repeated.
+    """
+    from dlkit.export.server import Options
+    from dlkit.export.server._lean import without_keras
+
+    options = Options.of(directory, host=host, port=port, grpc_port=grpc_port, **Options.parsed(_settings(set)))
+    with without_keras(), _frameworks():
+        from dlkit.export.server._run import run
+    run(options)
+
+
 def data(action: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="check")], path: Data) -> None:
     """Check a folder of images: every file that training would refuse, with the reason.
 
@@ -206,7 +235,7 @@ def data(action: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="che
 
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__: command
-    for command in (quickstart, train, tune, evaluate, export, verify, predict, models, describe, data)
+    for command in (quickstart, train, tune, evaluate, export, verify, predict, serve, models, describe, data)
 }
 
 

@@ -1,8 +1,40 @@
-"""Export: a SavedModel with its preprocessing and class names inside, proven in a fresh process before it appears."""
+"""Export: a SavedModel with its preprocessing and class names inside, proven in a fresh process before it appears.
 
-from dlkit.export._predict import Prediction, predict
-from dlkit.export._report import Check, Report, VerificationError
-from dlkit.export._saved_model import saved_model
-from dlkit.export._verify import verify
+The names load on first use, so that serving and predicting start without Keras.
+"""
 
-__all__ = ["saved_model", "verify", "predict", "Report", "Check", "Prediction", "VerificationError"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "saved_model": "_saved_model",
+    "onnx": "_formats",
+    "openvino": "_formats",
+    "litert": "_formats",
+    "verify": "_verify",
+    "predict": "_predict",
+    "serve": "_serve",
+    "Report": "_report",
+    "Check": "_report",
+    "Prediction": "_predict",
+    "VerificationError": "_report",
+}
+__all__ = [*_HOMES]
+
+if TYPE_CHECKING:  # type checkers and editors see what __getattr__ finds
+    from dlkit.export._formats import litert, onnx, openvino  # noqa: F401
+    from dlkit.export._predict import Prediction, predict  # noqa: F401
+    from dlkit.export._report import Check, Report, VerificationError  # noqa: F401
+    from dlkit.export._saved_model import saved_model  # noqa: F401
+    from dlkit.export._serve import serve  # noqa: F401
+    from dlkit.export._verify import verify  # noqa: F401
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"dlkit.export.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'dlkit.export' has no attribute {name!r}; its names are {', '.join(_HOMES)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,99 @@
+"""Which models and versions a folder holds: the layout of TensorFlow Serving."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlkit._errors import InputError
+
+
+@dataclass(frozen=True)
+class Found:
+    """A version on disk. `stamp` changes when a file of it is written, so that a repaired one is tried again."""
+
+    name: str
+    version: int
+    path: Path
+    stamp: tuple[int, int]
+
+
+class Layout:
+    """The folder that is served: many models, one model, or one version of one model.
+
+    Raises:
+        InputError: the folder is none of them.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder.resolve()
+        self._only: int | None = None
+        if (self._folder / "saved_model.pb").is_file():
+            number = _version(self._folder.name)
+            self._only = 1 if number is None else number
+            self._one = self._folder.parent.name if number is not None else self._folder.name
+        elif _versions(self._folder):
+            self._one = self._folder.name
+        else:
+            self._one = ""
+            if not self.scan():
+                raise InputError(
+                    f"{folder} holds no export; expected {folder}/NAME/VERSION/saved_model.pb, such as "
+                    "saved_models/digits/1: dlkit export RUN writes one"
+                )
+
+    def scan(self) -> dict[str, list[Found]]:
+        """Returns the versions of each model, newest first. Names that begin with a dot are work in progress."""
+        if self._only is not None:
+            stamp = _stamp(self._folder)
+            return {self._one: [Found(self._one, self._only, self._folder, stamp)]} if stamp else {}
+        if self._one:
+            return {self._one: _of_model(self._one, self._folder)}
+        try:
+            with os.scandir(self._folder) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        except OSError:
+            return {}
+        models = {name: _of_model(name, self._folder / name) for name in names if ":" not in name}
+        return {name: versions for name, versions in models.items() if versions}
+
+
+def _of_model(name: str, folder: Path) -> list[Found]:
+    found = [Found(name, number, path, _stamp(path)) for number, path in _versions(folder).items()]
+    return sorted(found, key=lambda version: -version.version)
+
+
+def _versions(folder: Path) -> dict[int, Path]:
+    """The numeric folders; leading zeros do not count, as in TensorFlow Serving."""
+    versions: dict[int, Path] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                number = _version(entry.name)
+                if number is not None and entry.is_dir():
+                    versions.setdefault(number, Path(entry.path))
+    except OSError:
+        return {}
+    return versions
+
+
+def _version(name: str) -> int | None:
+    return int(name) if name.isascii() and name.isdigit() and len(name) < 19 else None
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Newest change and total size of the graph and the weights."""
+    newest, size = 0, 0
+    for file in (path / "saved_model.pb", *_listed(path / "variables")):
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        newest, size = max(newest, status.st_mtime_ns), size + status.st_size
+    return (newest, size)
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
