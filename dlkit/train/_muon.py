@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from dlkit._errors import InputError
+from dlkit.train._kinds import kind
 
 # Quintic with the steepest slope at zero; singular values end between 0.7 and 1.2, which is close enough to 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -65,7 +66,7 @@ class Muon(keras.optimizers.Optimizer):
         rest_rate: r, the rate of the other variables relative to `learning_rate`.
         rest_momentum: beta_o.
         exclude: parts of variable paths that belong to the rest although they are matrices: the classifier, whose
-            columns are no directions to be equalised, and embeddings.
+            columns are no directions to be equalised, and embeddings. `optimizers.get` names the last kernel.
         **kwargs: as in any `keras.optimizers.Optimizer`: `weight_decay`, `global_clipnorm`, ...
 
     Raises:
@@ -115,8 +116,7 @@ class Muon(keras.optimizers.Optimizer):
 
     def orthogonalises(self, variable: Any) -> bool:
         """Tells whether a variable is a matrix or kernel that moves by the orthogonalised momentum."""
-        path = getattr(variable, "path", variable.name)
-        return len(variable.shape) >= 2 and not any(part in path for part in self.exclude)
+        return kind(variable) == "kernel" and not any(part in variable.path for part in self.exclude)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)

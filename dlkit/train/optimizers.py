@@ -124,8 +124,8 @@ def get(
         learning_rate: a number or a `LearningRateSchedule`.
         variables: the model's trainable variables.
         momentum: beta, for "momentum", "averaged_momentum", "nesterov", "rmsprop" and "muon".
-        weight_decay: lambda in w -= eta lambda w for every matrix and kernel; vectors and scalars (biases, scales and
-            offsets of norms, learnt betas) are excluded. It is not multiplied by the factors of `lr_groups`.
+        weight_decay: lambda in w -= eta lambda w for every kernel; biases, scales and offsets of norms and learnt
+            betas are excluded. It is not multiplied by the factors of `lr_groups`.
         lr_groups: (pattern, factor) pairs; the rate of a variable is multiplied by the factor of the first pair that
             `rate_factor` finds for it.
         ema: decay per step of averaged weights kept by Keras; `dlkit.train.averaging` is the loop's own average.
@@ -149,9 +149,12 @@ def get(
         settings["weight_decay"] = float(weight_decay)  # refuses None
     if ema:
         settings |= {"use_ema": True, "ema_momentum": ema}
+    if cls is Muon:  # the classifier's columns are no directions to be equalised: it moves with the vectors
+        kernels = [variable.path for variable in variables if kind(variable) == "kernel"]
+        settings["exclude"] = tuple(kernels[-1:])
     groups = tuple(lr_groups)
     optimizer = _GROUPED[cls](lr_groups=groups, **settings) if groups else cls(**settings)
-    vectors = [variable for variable in variables if len(variable.shape) < 2]
+    vectors = [variable for variable in variables if kind(variable) != "kernel"]
     if weight_decay and vectors:
         optimizer.exclude_from_weight_decay(var_list=vectors)
     optimizer.build(variables)

@@ -86,6 +86,12 @@ def test_muon_moves_the_excluded_head_by_plain_nesterov_momentum():
     np.testing.assert_allclose(found[0], start[0] - 0.2 * 1.5 * gradient[0], atol=1e-5)
 
 
+def test_muon_by_name_leaves_the_last_kernel_to_the_rest():
+    variables = [keras.Variable(np.eye(3, dtype="float32"), name=n) for n in ("first_kernel", "second_kernel")]
+    optimizer = optimizers.get("muon", 0.1, variables)
+    assert [optimizer.orthogonalises(v) for v in variables] == [True, False]
+
+
 def test_the_two_forms_of_momentum_are_the_lectures_formulas():
     start, gradients = arrays((5,)), [arrays((5,)) for _ in range(4)]
     h = v = 0.0
