@@ -13,9 +13,24 @@ from dlkit.export._pictures import pictures
 
 BATCH = 32  # rows per request in the checks, and per `predict` step in the reference
 SAMPLES = 128  # of a source: the check takes seconds, not the length of an evaluation
+MANY, ROOM = 2048, 64 * 2**20  # where accuracy may fall: a share of 0.2 points takes that many, within these bytes
 FEW = 6  # requests of a single row
 EXACT = {"main": 0.0, "probabilities": 1e-6}
-CLOSE = {"main": 1e-4, "probabilities": 1e-5}
+# main: outputs, relative to the largest above 1; probabilities: the largest difference (the mean one where precision
+# was given up); batch: the same row in another batch; softmax: probabilities against those of the own logits; accuracy:
+# share of right answers that may be lost; agreement: share of equal best classes
+LIMITS: dict[str, dict[str, float]] = {
+    "float32": {"main": 1e-4, "probabilities": 1e-5, "batch": 1e-5, "softmax": 1e-6, "accuracy": 0.0, "agreement": 1.0},
+    "bfloat16": {
+        "main": 0.05,
+        "probabilities": 0.02,
+        "batch": 0.05,
+        "softmax": 1e-6,
+        "accuracy": 0.002,
+        "agreement": 0.97,
+    },
+    "int8": {"main": 0.25, "probabilities": 0.05, "batch": 0.05, "softmax": 0.02, "accuracy": 0.005, "agreement": 0.95},
+}
 
 
 @dataclass
@@ -109,12 +124,19 @@ def of_files(files: list[bytes], preprocess: Any) -> Cases:
     )
 
 
+def spread(source: Any, count: int) -> Any:
+    """Returns at most `count` samples of the source, spread evenly over it."""
+    return source.subset(np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64)))
+
+
 def _pixels(files: list[bytes], preprocess: Any) -> list[np.ndarray]:
     return [preprocess.read(tf.constant(file)).numpy() for file in files[:FEW]]
 
 
-def of_source(source: Any, preprocess: Any, labels: Sequence[str]) -> Cases:
+def of_source(source: Any, preprocess: Any, labels: Sequence[str], many: bool = False) -> Cases:
     """Returns up to `SAMPLES` samples of a `Source`, spread evenly over it, with tensors from its evaluation pipeline.
+
+    With `many`, up to `MANY` as far as their tensors have `ROOM`: for exports whose accuracy may fall a little.
 
     Raises:
         InputError: the source's classes are not the labels.
@@ -122,8 +144,11 @@ def of_source(source: Any, preprocess: Any, labels: Sequence[str]) -> Cases:
     from dlkit.data import eval_pipeline
 
     check_classes(source, labels)
-    chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLES, len(source))).round().astype(np.int64))
-    part = source.subset(chosen)
+    count = SAMPLES
+    if many:
+        shape = getattr(preprocess, "input_shape", None) or (1,)
+        count = max(SAMPLES, min(MANY, ROOM // (4 * int(np.prod([side or 1 for side in shape])))))
+    part = spread(source, count)
     inputs = [batch.numpy() for batch, _ in eval_pipeline(part, preprocess, BATCH)]
     tensors = np.concatenate(inputs)
     targets = None if part.labels is None or not labels else np.asarray(part.labels)
@@ -196,9 +221,12 @@ def in_batches(function: Callable[[np.ndarray], Any], rows: np.ndarray, batch: i
 
 def request(cases: Cases, manifest: dict[str, Any], exact: bool) -> dict[str, Any]:
     """Returns what the fresh process has to know besides the arrays."""
-    near = EXACT if exact else CLOSE
-    other = {"main": near["main"] + 1e-5, "probabilities": 1e-5 if exact else 2e-5}
+    precision = manifest["quantize"] or manifest["precision"]
+    allowed = LIMITS[precision]
+    near = EXACT if exact else {name: allowed[name] for name in ("main", "probabilities")}
+    other = {"main": near["main"] + 1e-5, "probabilities": 1e-5 if exact else 2 * near["probabilities"]}
     return {
+        "form": manifest["form"],
         "task": manifest["task"],
         "labels": manifest["labels"],
         "top": manifest["top"],
@@ -206,9 +234,14 @@ def request(cases: Cases, manifest: dict[str, Any], exact: bool) -> dict[str, An
         "expects_probabilities": manifest["model"]["gives"] == "probabilities",
         "signatures": manifest["signatures"],
         "frozen": manifest["optimize"] == "freeze",
+        "lossy": precision != "float32",
         "parameter_bytes": manifest["model"]["bytes"],
         "graph_bytes": 4_000_000,
-        "limits": {"same_batch": near, "other_batch": other, "batch": 1e-5},
+        "limits": {
+            "same_batch": near,
+            "other_batch": other,
+            **{k: allowed[k] for k in ("batch", "softmax", "accuracy", "agreement")},
+        },
         "batch": cases.batch,
         "few": FEW,
         "files": len(cases.files),

@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import traceback
+import types
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -150,9 +151,19 @@ class Checks:
             self.near(f"{name} probabilities", found["probabilities"], expected, limits["main"])
             expected = np.log(np.maximum(expected.astype(np.float64), 1e-300))
         evaluated = _softmax(expected / temperature)
-        self.near(f"{name} probabilities of the evaluation", found["probabilities"], evaluated, limits["probabilities"])
+        title, limit = f"{name} probabilities of the evaluation", limits["probabilities"]
+        if self.request["lossy"]:  # a rounded logit may move one picture's probabilities far, but not all of them
+            mean = float(np.mean(np.abs(found["probabilities"] - evaluated)))
+            self.add(f"{title} (mean)", mean <= limit, mean, limit)
+        else:
+            self.near(title, found["probabilities"], evaluated, limit)
         consistent = _softmax(found["logits"] / temperature)
-        self.near(f"{name} probabilities of its own logits", found["probabilities"], consistent, 1e-6)
+        self.near(
+            f"{name} probabilities of its own logits",
+            found["probabilities"],
+            consistent,
+            self.request["limits"]["softmax"],
+        )
         self.ranking(name, found)
 
     def ranking(self, name, found):
@@ -169,27 +180,42 @@ class Checks:
     def encoded(self, signature, rows, first=False):
         found = self.batches(signature, next(iter(self.request["signatures"][signature]["inputs"])), rows)
         self.outputs(signature, found, slice(len(rows)))
-        if not first:
-            return
-        if self.classification:
-            same = self.agreement(found["logits"], self.cases["expected"])
-            self.add("top-1 agreement with the evaluation", same == 1.0, detail=f"{100 * same:.2f} %")
-        if "targets" in self.cases and self.classification:
-            known = self.cases["targets"] >= 0
-            targets = self.cases["targets"][known]
-            share, evaluated = (
-                float(np.mean(v[known].argmax(-1) == targets)) for v in (found["logits"], self.cases["expected"])
+        if first and self.classification:
+            self.best_classes(found["logits"])
+
+    def best_classes(self, logits):
+        """Top-1 agreement with the evaluation, and the accuracy on labelled samples.
+
+        Where precision was given up, pictures that the network cannot tell apart may change sides: the generated ones
+        are held to the limit of the outputs, the labelled samples to the limits of agreement and accuracy.
+        """
+        expected, limits = self.cases["expected"], self.request["limits"]
+        known = self.cases["targets"] >= 0 if "targets" in self.cases else np.zeros(len(expected), bool)
+        counted = known if self.request["lossy"] else np.ones(len(expected), bool)
+        same = self.agreement(logits, expected)
+        if counted.any():
+            share = float(np.mean(same[counted]))
+            ok = share >= limits["agreement"] - 1e-9
+            self.add("top-1 agreement with the evaluation", ok, detail=f"{100 * share:.2f} %")
+        if known.any():
+            right, evaluated = (
+                int(np.sum(v.argmax(-1)[known] == self.cases["targets"][known])) for v in (logits, expected)
             )
-            self.accuracy = share
-            self.add(
-                "accuracy on the labelled sample", share == evaluated, detail=f"{share:.4f}, evaluated {evaluated:.4f}"
+            count = int(known.sum())
+            self.accuracy = right / count
+            # a picture that changed its class is as likely a loss as a gain: one standard error is left to chance
+            chance = np.sqrt(np.sum(~same[known])) if self.request["lossy"] else 0.0
+            ok = evaluated - right <= limits["accuracy"] * count + chance and (
+                self.request["lossy"] or evaluated == right
             )
+            detail = f"{right / count:.4f}, evaluated {evaluated / count:.4f}, {count} samples"
+            self.add("accuracy on the labelled sample", ok, detail=detail)
 
     def agreement(self, found, expected):
-        """Share of rows with the same best class; a tie within float32 rounding counts as the same."""
+        """Tells for each row whether the best class is the same; a tie within float32 rounding counts as the same."""
         best = np.take_along_axis(expected, found.argmax(-1)[:, None], -1)[:, 0]
         top = expected.max(-1)
-        return float(np.mean(top - best <= 1e-6 * np.maximum(1.0, np.abs(top))))
+        return top - best <= 1e-6 * np.maximum(1.0, np.abs(top))
 
     def images(self):
         """Every picture on its own, because they differ in size."""
@@ -272,6 +298,46 @@ class Checks:
             self.raises("images without a batch axis: the request fails", lambda: self.answer("images", images=flat))
 
 
+class ConvertedChecks(Checks):
+    """The checks of a network in another runtime, which has the one signature `tensors`."""
+
+    def run(self):
+        runtimes = _sibling("_runtimes")
+        form = self.request["form"]
+        self.runtime = runtimes.Runtime(form, self.export)
+        loaded = sorted({name.split(".")[0] for name in sys.modules} & set(_Hidden.names))
+        self.add("loads without keras and dlkit", not loaded, detail=", ".join(loaded))
+        found = {"inputs": self.runtime.inputs, "outputs": self.runtime.outputs}
+        expected = self.request["signatures"]["tensors"]
+        self.add("names, types and shapes", found == expected, detail="" if found == expected else str(found))
+        size, graph = runtimes.size(form, self.export), self.request["graph_bytes"]
+        allowed = 1.05 * self.request["parameter_bytes"] + graph
+        self.add("each weight is stored once (bytes)", size <= allowed, detail=f"{size} of at most {int(allowed)}")
+        rows = self.cases["tensors"]
+        found = self.batches("tensors", "tensors", rows)
+        self.outputs("tensors", found, slice(len(rows)))
+        if self.classification:
+            self.best_classes(found["logits"])
+        self.rows_are_independent()
+        wrong = np.concatenate([rows[:1], rows[:1]], axis=-1)
+        self.raises("tensors of a wrong shape: the request fails", lambda: self.runtime(wrong))
+        self.raises("tensors of a wrong type: the request fails", lambda: self.runtime(rows[:1].astype(np.float64)))
+
+    def answer(self, signature, **inputs):
+        return self.runtime(inputs["tensors"].numpy())
+
+    def ranking(self, name, found):
+        """The files hold numbers only: names and order are the caller's."""
+
+
+def _sibling(name):
+    path = str(Path(__file__).with_name(f"{name}.py"))
+    loader = importlib.machinery.SourceFileLoader(name, path)
+    module = types.ModuleType(loader.name)
+    loader.exec_module(module)
+    return module
+
+
 def interface(function):
     """Returns the names, types and shapes of a signature's inputs and outputs as plain values."""
     inputs = {name: [spec.dtype.name, _shape(spec)] for name, spec in function.structured_input_signature[1].items()}
@@ -312,7 +378,7 @@ def check(folder):
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     with np.load(folder / "cases.npz", allow_pickle=False) as file:
         cases = dict(file)
-    checks = Checks(request, cases)
+    checks = (Checks if request["form"] == "saved_model" else ConvertedChecks)(request, cases)
     try:
         checks.run()
     except Exception as error:  # whatever a foreign graph raises is the result, not a crash of the checker

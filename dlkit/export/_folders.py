@@ -11,6 +11,13 @@ import filelock
 
 from dlkit._errors import InputError
 
+MODEL_FILES = {"saved_model": "saved_model.pb", "onnx": "model.onnx", "openvino": "model.xml", "litert": "model.tflite"}
+
+
+def form(folder: Path) -> str | None:
+    """Returns what kind of export a version folder holds, None if none."""
+    return next((name for name, file in MODEL_FILES.items() if (folder / file).is_file()), None)
+
 
 def versions(directory: str | os.PathLike[str]) -> list[int]:
     """Returns the version numbers that TensorFlow Serving would see in `directory`, in order."""
@@ -27,26 +34,34 @@ def version_folder(path: str | os.PathLike[str]) -> Path:
         InputError: there is neither.
     """
     folder = Path(path)
-    if (folder / "saved_model.pb").is_file():
+    if form(folder):
         return folder
     found = versions(folder)
     if found:
         return folder / str(found[-1])
-    what = "does not exist" if not folder.exists() else "holds neither a saved_model.pb nor numbered versions"
+    what = "does not exist" if not folder.exists() else "holds neither an exported model nor numbered versions"
     raise InputError(f"{folder} {what}; expected an export such as saved_models/digits/1, see dlkit.export.saved_model")
 
 
-def check_target(directory: str | os.PathLike[str], version: int | None) -> Path:
+def check_target(directory: str | os.PathLike[str], version: int | None, kind: str = "saved_model") -> Path:
     """Returns `directory` as a path, after refusing what cannot become an export.
 
     Raises:
-        InputError: `directory` is a file or itself a version, `version` is no positive integer or exists already.
+        InputError: `directory` is a file, itself a version or holds versions of another kind; `version` is no positive
+            integer or exists already.
     """
     folder = Path(directory)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds the versions, e.g. saved_models/digits")
-    if (folder / "saved_model.pb").exists():
+    if form(folder):
         raise InputError(f"{folder} is an exported version itself; give its parent, {folder.parent}")
+    taken = versions(folder)
+    found = form(folder / str(taken[-1])) if taken else None
+    if found not in (None, kind):
+        raise InputError(
+            f"{folder} holds versions in the form {found}, a server reads one form per folder; give another folder "
+            f"for {kind}, e.g. {folder}-{kind}"
+        )
     if version is None:
         return folder
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:

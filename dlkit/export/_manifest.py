@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import dlkit
+from dlkit import _files
 from dlkit._errors import InputError
 from dlkit.export._report import Report
 
@@ -72,7 +73,14 @@ def read(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({error}); export the model again") from error
     if made != FORMAT:
         raise InputError(f"{path} has format {made!r}, this dlkit reads {FORMAT}; use the dlkit that wrote it")
-    return manifest
+    return {"form": "saved_model", "quantize": None, "calibration": None, **manifest}
+
+
+def write_papers(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the class names and the manifest."""
+    if manifest["labels"]:
+        _files.write_text(folder / "assets" / "labels.txt", "\n".join(manifest["labels"]) + "\n")
+    _files.write_json(folder / MANIFEST, manifest)
 
 
 def now() -> str:
@@ -88,7 +96,9 @@ def model_card(manifest: Mapping[str, Any], report: Report) -> str:
         ("Architecture", model["name"]),
         ("Parameters", f"{model['parameters']:,}"),
         ("Exported", manifest["created"]),
-        ("Optimised", f"{manifest['optimize'] or 'no'}, {manifest['precision']}"),
+        ("Form", manifest["form"]),
+        ("Optimised", f"{manifest['optimize'] or 'no'}, {manifest['quantize'] or manifest['precision']}"),
+        ("Temperature", _temperature(manifest)),
         ("Weights (SHA-256)", model["sha256"]),
         ("Made with", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
     ]
@@ -103,7 +113,7 @@ def model_card(manifest: Mapping[str, Any], report: Report) -> str:
             for side in ("inputs", "outputs")
         )
         lines.append(f"| `{name}` | {inputs} | {outputs} |")
-    lines += ["", *_preprocessing(manifest), *_labels(manifest["labels"]), *_verification(report)]
+    lines += ["", *_preprocessing(manifest), *_labels(manifest["labels"]), *_limits(manifest), *_verification(report)]
     return "\n".join(lines) + "\n"
 
 
@@ -120,6 +130,29 @@ def _labels(labels: Sequence[str]) -> list[str]:
     shown = ", ".join(_plain(label) for label in labels[:50])
     more = f" and {len(labels) - 50} more in `assets/labels.txt`" if len(labels) > 50 else ""
     return [f"## {len(labels)} classes", "", shown + more, ""]
+
+
+def _temperature(manifest: Mapping[str, Any]) -> str:
+    record = manifest["calibration"]
+    if record is None:
+        return f"{manifest['temperature']:g}"
+    before, after = record["expected_calibration_error"]
+    return (
+        f"{manifest['temperature']:g}, chosen on {record['samples']} samples of {record['source']}: expected "
+        f"calibration error {before:.4f} before, {after:.4f} after"
+    )
+
+
+def _limits(manifest: Mapping[str, Any]) -> list[str]:
+    """What a reader must not conclude from the answers."""
+    about = {
+        "classification": "Every input is answered with one of the classes above, also one that shows none of them.",
+        "regression": "Every input is answered with a number, also one unlike the training data.",
+        "box": "Every picture is answered with one box, also one that shows no object or several.",
+    }[manifest["task"]]
+    known = [name for name in ("recipe", "metrics", "data") if name not in manifest["about"]]
+    unknown = f" Not recorded by whoever exported it: {', '.join(known)}." if known else ""
+    return ["## Limits", "", f"{about} How well it does outside its test data is unknown.{unknown}", ""]
 
 
 def _verification(report: Report) -> list[str]:

@@ -31,6 +31,17 @@ def is_ensemble(model: Any) -> bool:
     return isinstance(output, dict) and set(output) == set(ENSEMBLE)
 
 
+def check_graph(model: Any, options: Any) -> None:
+    """Raises InputError when the model shows no graph of layers, which the other forms and precisions rewrite."""
+    if getattr(model, "outputs", None):
+        return
+    what = f"precision={options.precision!r}" if options.form == "saved_model" else options.form
+    raise InputError(
+        f"{getattr(model, 'name', model)!r} is no functional or sequential model, and {what} rewrites its graph; build "
+        "it with keras.Model(inputs, outputs), or export a float32 SavedModel"
+    )
+
+
 def in_float32(model: keras.Model) -> keras.Model:
     """Returns `model` itself when every layer computes in float32, otherwise a float32 clone with the same weights."""
     if all(_is_float32(layer) for layer in model._flatten_layers()):

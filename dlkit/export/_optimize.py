@@ -16,9 +16,20 @@ import numpy as np
 import tensorflow as tf
 from keras.src.models import Functional  # keras.Model(...) of tensors makes one; it has no public name
 
+from dlkit.export._cases import LIMITS
 from dlkit.export._signatures import Core, trace
 
+PARITY = 1e-4  # what a rewrite may change, relative to the largest output above 1
 LINEAR = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.Dense)
+
+
+class Convolution(keras.layers.Conv2D):
+    """A convolution whose bias is added as it is stored: Keras reshapes it first, two operations per layer."""
+
+    def call(self, inputs: Any) -> Any:
+        padding = self.padding.upper()
+        outputs = tf.nn.conv2d(inputs, self.kernel, list(self.strides), padding, dilations=list(self.dilation_rate))
+        return self.activation(tf.nn.bias_add(outputs, self.bias))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +65,8 @@ def fold(model: keras.Model) -> Folded:
         config = layer.get_config()
         if layer.name in merged:
             config |= {"use_bias": True, "bias_initializer": "zeros"}
+            if type(layer) is keras.layers.Conv2D and layer.groups == 1:
+                return Convolution.from_config(config)
         return type(layer).from_config(config)
 
     def called(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
@@ -143,16 +156,53 @@ def affine(norm: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def optimised(
-    core: Core, net: Any, how: str, shape: tuple[int | None, ...], tensors: np.ndarray, log: bool
+    core: Core, net: Any, how: str | None, precision: str, shape: tuple[int | None, ...], tensors: np.ndarray, log: bool
 ) -> tuple[Core, dict[str, Any]]:
-    """Returns the faster core and what was done: rewrites, difference, latency of one row before and after."""
-    folded = fold(net.model)
-    better = trace(folded.model, shape, net.names, log=log) if folded.batch_norms else core
+    """Returns the faster core and what was done: each rewrite with its difference and latency before and after.
+
+    Raises:
+        ParityError: a rewrite changes the outputs by more than its limit.
+    """
+    cores, names, model = [core], [], net.model
+    folded = Folded(net.model)
+    if how is not None:
+        folded = fold(net.model)
+        model = folded.model
+    if folded.batch_norms:
+        cores.append(trace(model, shape, net.names, log=log))
+        names.append("fold")
+    if precision == "bfloat16":
+        from dlkit.export._reduced import bfloat16
+
+        cores.append(trace(bfloat16(model), shape, net.names, log=log))
+        names.append("bfloat16")
     if how == "freeze":
-        better = freeze(better)
-    before, after = latencies((core, better), tensors[:1])
-    record = folded.record() | {"difference": largest_difference(core, better, tensors)}
-    return better, record | {"milliseconds_before": before, "milliseconds_after": after}
+        cores.append(freeze(cores[-1]))
+        names.append("freeze")
+    milliseconds = latencies(tuple(cores), tensors[:1])
+    steps = []
+    for i, name in enumerate(names):
+        limit = LIMITS[precision]["main"] if name == "bfloat16" else PARITY
+        difference = largest_difference(cores[i], cores[i + 1], tensors)
+        if not difference <= limit:
+            raise ParityError(name, difference, limit)
+        step: dict[str, Any] = {"rewrite": name, "difference": difference, "limit": limit}
+        steps.append(step | {"milliseconds_before": milliseconds[i], "milliseconds_after": milliseconds[i + 1]})
+    total = {"difference": largest_difference(core, cores[-1], tensors), "steps": steps}
+    return cores[-1], folded.record() | total | {
+        "milliseconds_before": milliseconds[0],
+        "milliseconds_after": milliseconds[-1],
+    }
+
+
+class ParityError(RuntimeError):
+    """A rewrite of the network that does not keep its function; nothing was published."""
+
+    def __init__(self, name: str, difference: float, limit: float):
+        super().__init__(
+            f"the rewrite {name!r} changes the outputs by {difference:.3g}, at most {limit:.3g} is allowed; nothing "
+            "was published. Export with optimize=None and precision='float32'"
+        )
 
 
 def latencies(cores: tuple[Core, ...], tensors: np.ndarray, runs: int = 9) -> list[float]:

@@ -15,7 +15,8 @@ from dlkit.export import _folders
 
 TASKS = ("classification", "regression", "box")
 OPTIMIZE = ("fold", "freeze")
-PRECISION = ("float32",)
+PRECISION = ("float32", "bfloat16")
+QUANTIZE = ("int8",)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Options:
     precision: str
     temperature: float
     about: dict[str, Any]
+    form: str = "saved_model"
+    quantize: str | None = None
+    calibrate: Any = None
 
 
 def checked(
@@ -41,6 +45,9 @@ def checked(
     task: str | None,
     temperature: float,
     about: Mapping[str, Any] | None,
+    form: str = "saved_model",
+    quantize: str | None = None,
+    calibrate: Any = None,
 ) -> Options:
     """Returns the options, or raises InputError for the first one that cannot be meant."""
     import keras
@@ -61,6 +68,13 @@ def checked(
         raise InputError(
             f"temperature={temperature!r}; expected a positive number, 1 leaves the probabilities as trained"
         )
+    if quantize is not None and quantize not in QUANTIZE:
+        raise unknown("quantize", quantize, QUANTIZE)
+    if calibrate is not None and (task != "classification" or temperature != 1.0):
+        raise InputError(
+            "calibrate chooses the temperature of a classification's probabilities; leave out "
+            + ("calibrate" if task != "classification" else f"temperature={temperature!r}")
+        )
     try:
         record: dict[str, Any] = json.loads(json.dumps(dict(about or {})))
     except (TypeError, ValueError) as error:
@@ -68,8 +82,9 @@ def checked(
             f"about holds what JSON cannot: {error}; give plain numbers, strings, lists and dicts"
         ) from error
     names = _names(labels, task)
-    folder = _folders.check_target(directory, version)
-    return Options(folder, version, names, task, optimize, precision, float(temperature), record)
+    folder = _folders.check_target(directory, version, form)
+    given = (optimize, precision, float(temperature), record, form, quantize, calibrate)
+    return Options(folder, version, names, task, *given)
 
 
 def input_shape(model: Any, preprocess: Any) -> tuple[int | None, ...]:

@@ -30,6 +30,7 @@ def saved_model(
     precision: str = "float32",
     task: str | None = None,
     temperature: float = 1.0,
+    calibrate: Any = None,
     about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a SavedModel that computes what was evaluated, and shows it only after a fresh process has proven so.
@@ -55,9 +56,13 @@ def saved_model(
             of every format, which None leaves alone.
         optimize: "fold" merges batch normalisation into the weights before it; "freeze" also turns the weights
             into constants (fastest, more memory at load); None changes nothing: bit-equal to `model.predict`.
-        precision: "float32", whatever the training used.
+        precision: "float32", whatever the training used; "bfloat16" holds convolutions and dense layers in half the
+            bytes and is about twice as fast where the processor multiplies it (AVX512-BF16, AMX), slow elsewhere.
+            Its check allows 0.2 points of accuracy on `verify_on` (and one picture).
         task: "classification", "regression" or "box"; None: classification with labels, regression without.
         temperature: the logits are divided by it before the softmax; 1 leaves the probabilities as trained.
+        calibrate: a labelled `dlkit.data.Source` that was not trained on: the temperature is the one with the smallest
+            mean negative log-likelihood of its labels. `logits` stay as trained.
         about: recipe, metrics, data fingerprint: JSON values for the manifest and the model card.
 
     Returns:
@@ -72,14 +77,16 @@ def saved_model(
         >>> saved_model(model, preprocess, ["cat", "dog"], "saved_models/pets", verify_on=test)  # doctest: +SKIP
         PosixPath('saved_models/pets/1')
     """
-    options = _options.checked(labels, directory, version, optimize, precision, task, temperature, about)
+    options = _options.checked(
+        labels, directory, version, optimize, precision, task, temperature, about, calibrate=calibrate
+    )
     _options.check_width(model, options)
     shape = _options.input_shape(model, preprocess)
     with Checker() as checker, _folders.writing(options.directory) as scratch:
-        return _Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
+        return Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
 
 
-class _Export:
+class Export:
     """One export on its way: the network, its reference outputs, and what is written."""
 
     def __init__(self, model: Any, preprocess: Any, shape: tuple[int | None, ...], options: Options):
@@ -88,6 +95,8 @@ class _Export:
         self._net = _net
         self.name, self.preprocess, self.shape, self.options = model.name, preprocess, shape, options
         self.model = _net.in_float32(model)
+        if options.precision != "float32" or options.form != "saved_model":
+            _net.check_graph(model, options)
         self.rewrites: dict[str, Any] = {}
 
     def write(self, verify_on: Any, checker: Checker, scratch: Path) -> Path:
@@ -95,22 +104,41 @@ class _Export:
         stored = _cases.generated(self.preprocess, self.shape)
         cases = stored
         if verify_on is not None:
-            cases = _cases.joined(stored, _cases.of_source(verify_on, self.preprocess, self.options.labels))
+            many = (self.options.quantize or self.options.precision) != "float32"
+            cases = _cases.joined(stored, _cases.of_source(verify_on, self.preprocess, self.options.labels, many))
         cases.expected = self._evaluated(cases)
         _options.check_outputs(cases.expected, self.options)
+        self._calibrate(cases.expected)
         servable = self._servable(cases, cases.expected)
         number = self.options.version or _folders.next_version(self.options.directory)
         path = self.options.directory / str(number)
         manifest = self._manifest(servable, number)
         with _files.new_folder(path) as folder:
-            _write(folder, servable, manifest, cases, len(stored.tensors))
-            request = _cases.request(cases, manifest, exact=self.options.optimize is None) | {"export": str(folder)}
+            self._files(folder, servable, manifest, cases.first(len(stored.tensors)))
+            exact = self.options.optimize is None and self.options.precision == "float32"
+            request = _cases.request(cases, manifest, exact) | {"export": str(folder)}
             report = dataclasses.replace(checker.run(scratch, request, cases.arrays()), path=str(path))
             if not report.ok:
                 raise VerificationError(report)
             _files.write_json(folder / _manifest.VERIFICATION, report.to_dict())
             _files.write_text(folder / _manifest.CARD, _manifest.model_card(manifest, report))
         return path
+
+    def _files(self, folder: Path, servable: Any, manifest: dict[str, Any], stored: Cases) -> None:
+        _write(folder, servable, manifest, stored)
+
+    def _calibrate(self, expected: np.ndarray) -> None:
+        """Chooses the temperature on the samples of `calibrate`."""
+        self.calibration: dict[str, Any] | None = None
+        self.temperature = self.options.temperature
+        if self.options.calibrate is not None:
+            from dlkit.export import _calibrate
+
+            hidden = self._net.ends_in_softmax(self.model) or self._net.sums_to_one(expected)
+            self.calibration = _calibrate.calibration(
+                self.model, self.preprocess, self.options.labels, self.options.calibrate, probabilities=hidden
+            )
+            self.temperature = self.calibration["temperature"]
 
     def _evaluated(self, cases: Cases) -> Any:
         """The outputs of `predict`.
@@ -135,28 +163,35 @@ class _Export:
             cases.features = _cases.in_batches(
                 lambda rows: core(tf.constant(rows))["features"], cases.tensors, cases.batch
             )[0]
-        if options.optimize is not None:
+        if options.optimize is not None or options.precision != "float32":
             from dlkit.export import _optimize
 
             core, self.rewrites = _optimize.optimised(
-                core, net, options.optimize, self.shape, cases.tensors[: cases.batch], hidden
+                core, net, options.optimize, options.precision, self.shape, cases.tensors[: cases.batch], hidden
             )
-        return Servable(core, self.preprocess, self.shape, options.task, options.labels, options.temperature)
+        return self._around(core)
+
+    def _around(self, core: Any) -> Any:
+        options = self.options
+        return Servable(core, self.preprocess, self.shape, options.task, options.labels, self.temperature)
 
     def _manifest(self, servable: Servable, number: int) -> dict[str, Any]:
         options = self.options
         weights = _manifest.weights_record(servable.weights)
         return {
             "format": _manifest.FORMAT,
+            "form": options.form,
             "name": options.directory.resolve().name,
             "version": number,
             "created": _manifest.now(),
             "task": options.task,
             "labels": list(options.labels),
             "top": min(TOP, len(options.labels)),
-            "temperature": options.temperature,
+            "temperature": self.temperature,
+            "calibration": self.calibration,
             "optimize": options.optimize,
             "precision": options.precision,
+            "quantize": options.quantize,
             "rewrites": self.rewrites,
             "model": {"name": self.name, "gives": self.gives, **weights},
             "input_shape": list(self.shape),
@@ -167,18 +202,16 @@ class _Export:
         }
 
 
-def _write(folder: Path, servable: Servable, manifest: dict[str, Any], cases: Cases, stored: int) -> None:
+def _write(folder: Path, servable: Servable, manifest: dict[str, Any], stored: Cases) -> None:
     """Writes everything but the verification: graph and weights, labels, manifest, samples, warm-up requests."""
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(servable.module, str(folder), servable.signatures(), options)
-    if manifest["labels"]:
-        _files.write_text(folder / "assets" / "labels.txt", "\n".join(manifest["labels"]) + "\n")
-    _files.write_json(folder / _manifest.MANIFEST, manifest)
+    _manifest.write_papers(folder, manifest)
     extra = folder / "assets.extra"
     extra.mkdir(exist_ok=True)
-    cases.first(stored).save(folder / _manifest.SAMPLES)
+    stored.save(folder / _manifest.SAMPLES)
     requests = []
     for name, signature in manifest["signatures"].items():
         argument = next(iter(signature["inputs"]))
-        requests.append((name, {argument: cases.example(argument)}))
+        requests.append((name, {argument: stored.example(argument)}))
     _warmup.write_requests(extra / "tf_serving_warmup_requests", requests)

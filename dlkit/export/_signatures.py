@@ -1,5 +1,6 @@
 """The signatures of an export: own endpoints, called with `training=False`, around one traced core."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -107,15 +108,11 @@ class Servable:
         return {name: value[:count] for name, value in self._core(rows).items()}
 
     def _answer(self, tensors: tf.Tensor) -> Outputs:
-        found = self._run(tensors)
+        found = numbers(self._run(tensors), self._task, self._temperature)
         if self._task != "classification":
-            return {name: value for name, value in found.items() if name != "features"}
-        logits = found["logits"]
-        probabilities = tf.nn.softmax(logits if self._temperature == 1.0 else logits / self._temperature)
-        scores, best = tf.math.top_k(probabilities, k=min(TOP, len(self._labels)))
-        classes = tf.gather(tf.constant(self._labels, tf.string), best)
-        more = {name: value for name, value in found.items() if name not in ("logits", "features")}
-        return {"probabilities": probabilities, "logits": logits, "classes": classes, "scores": scores, **more}
+            return found
+        scores, best = tf.math.top_k(found["probabilities"], k=min(TOP, len(self._labels)))
+        return found | {"classes": tf.gather(tf.constant(self._labels, tf.string), best), "scores": scores}
 
     def _tolerant(self, files: tf.Tensor, tensors: tf.TensorSpec) -> Outputs:
         """Serves the decodable files; the others answer zeros and a reason.
@@ -134,6 +131,25 @@ class Servable:
         good = tf.scatter_nd(rows[:, None], tf.ones_like(rows), [count + 1])[:-1] > 0
         found = {name: _where(good, value) for name, value in self._answer(pictures).items()}
         return found | {"error": tf.where(good, "", UNDECODABLE)}
+
+
+def numbers(found: Outputs, task: str, temperature: float) -> Outputs:
+    """Returns the numerical outputs of a core's answer, which every form of an export has.
+
+    An ensemble also answers what its members do not know, in nats: `predictive_entropy` of the mean probabilities, and
+    `mutual_information` between the class and the member, the part of it that comes from their disagreement.
+    """
+    rest = {name: value for name, value in found.items() if name != "features"}
+    if task != "classification":
+        return rest
+    logits = rest.pop("logits")
+    probabilities = tf.nn.softmax(logits if temperature == 1.0 else logits / temperature)
+    if "disagreement" in rest:
+        classes = max(2, logits.shape[-1])
+        surprise = tf.where(probabilities > 0, -tf.math.log(tf.maximum(probabilities, 1e-37)), 0.0)
+        rest["predictive_entropy"] = tf.reduce_sum(probabilities * surprise, -1)
+        rest["mutual_information"] = rest["disagreement"] * math.log(classes)
+    return {"probabilities": probabilities, "logits": logits, **rest}
 
 
 def known_formats(files: tf.Tensor) -> tf.Tensor:

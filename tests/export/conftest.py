@@ -9,7 +9,7 @@ import pytest
 from dlkit.data import Preprocess
 from dlkit.export import _folders, _options, saved_model
 from dlkit.export._process import Checker
-from dlkit.export._saved_model import _Export
+from dlkit.export._saved_model import Export
 
 LABELS = ("cat", "dog", "<b>bird</b>", "fish|star", "Ёж")
 
@@ -87,6 +87,6 @@ def export(checker, tmp_path):
         _options.check_width(model, options)
         shape = _options.input_shape(model, preprocess)
         with _folders.writing(options.directory) as scratch:
-            return _Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
+            return Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
 
     return call

@@ -60,7 +60,7 @@ def test_changed_weights_and_changed_labels_are_found(copy):
 def test_a_folder_that_is_no_export_is_refused(tmp_path, copy):
     with pytest.raises(InputError, match=r"does not exist; expected an export such as"):
         verify(tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"holds neither a saved_model\.pb nor numbered versions"):
+    with pytest.raises(InputError, match=r"holds neither an exported model nor numbered versions"):
         verify(tmp_path)
     (copy / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest.json is damaged"):
