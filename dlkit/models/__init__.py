@@ -8,6 +8,7 @@
 
 from dlkit.models._alexnet import alexnet
 from dlkit.models._blocks import SmallMapWarning
+from dlkit.models._cifar_fast import cifar_fast
 from dlkit.models._cnn import cnn
 from dlkit.models._describe import Description, describe
 from dlkit.models._endpoints import endpoints
@@ -27,7 +28,7 @@ __all__ = [
     "mlp", "cnn", "alexnet",
     "vgg", "vgg11", "vgg13", "vgg16", "vgg19",
     "resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
-    "resnet_cifar",
+    "resnet_cifar", "cifar_fast",
     "ensemble", "localizer", "endpoints", "grow",
     "create", "names", "describe", "Description", "named_weights", "variant",
     "load_weights", "Report",

@@ -10,6 +10,7 @@ import keras
 
 from dlkit._errors import InputError, unknown
 from dlkit.models._alexnet import alexnet
+from dlkit.models._cifar_fast import cifar_fast
 from dlkit.models._cnn import cnn
 from dlkit.models._mlp import mlp
 from dlkit.models._resnet import resnet
@@ -70,6 +71,7 @@ ENTRIES: dict[str, Entry] = {
     "resnet_cifar1202": Entry(resnet_cifar, {"depth": 1202}, _HE_CIFAR),
     "resnet_cifar164": Entry(resnet_cifar, {"depth": 164, "block": "bottleneck", "version": "v2"}, _HE_V2),
     "resnet_cifar1001": Entry(resnet_cifar, {"depth": 1001, "block": "bottleneck", "version": "v2"}, _HE_V2),
+    "cifar_fast": Entry(cifar_fast, {}, "Jordan 2024"),
 }
 
 # families whose depth may be any that the builder accepts

@@ -217,7 +217,7 @@ def recalibrate(model: Any, batches: Iterable[Any]) -> int:
         for variable, value in zip(others, before, strict=True):
             variable.assign(value)
 
-    sums: list[np.ndarray] = []
+    sums = [np.zeros(variable.shape) for variable in moving]
     count = 0
     for inputs in batches if moving else ():
         if not count:
@@ -226,7 +226,7 @@ def recalibrate(model: Any, batches: Iterable[Any]) -> int:
         found = measured(inputs, 0.0)
         if not count:
             kept = [min(float(np.median(one - zero)), 1.0 - 1e-6) for one, zero in zip(ones, found, strict=True)]
-        sums = [total + value for total, value in zip(sums or [0.0] * len(found), found, strict=True)]
+        sums = [total + value for total, value in zip(sums, found, strict=True)]
         count += 1
     if count:
         for variable, total, momentum in zip(moving, sums, kept, strict=True):

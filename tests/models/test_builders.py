@@ -353,3 +353,17 @@ def test_any_keras_model_is_described():
     own = Own()
     own.build((None, 3))
     assert models.describe(own).parameters == 8
+
+
+def test_cifar_fast_begins_as_the_identity_after_its_patches_and_takes_other_norms_and_starts():
+    model = models.cifar_fast()
+    kernel = np.array(model.get_layer("conv2_2").kernel)
+    assert kernel[1, 1].tolist() == np.eye(256).tolist()
+    assert model.get_layer("patches").kernel.shape == (2, 2, 3, 24)
+    assert model.get_layer("conv1_1_norm").gamma is None
+    assert model.get_layer("conv1_1_norm").momentum == 0.6
+    plain = models.cifar_fast(norm="none", initializer="he", input_shape=(None, None, 1), patch=3, **SLIM)
+    assert plain.get_layer("conv1_1").use_bias
+    assert plain(np.zeros((2, 20, 24, 1), "float32"), training=False).shape == (2, 4)
+    with pytest.raises(ValueError, match="patch=0"):
+        models.cifar_fast(patch=0)

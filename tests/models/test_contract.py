@@ -28,6 +28,7 @@ BUILDERS = {
     "resnet_cifar": ("resnet_cifar8", {"width": 0.5, "input_shape": (12, 12, 3)}),
     "resnet_cifar_v2": ("resnet_cifar8", {"width": 0.5, "input_shape": (12, 12, 3), "version": "v2", "shortcut": "B"}),
     "plain": ("plain_cifar8", {"width": 0.5, "input_shape": (12, 12, 3)}),
+    "cifar_fast": ("cifar_fast", {"width": 0.125, "input_shape": (20, 20, 3)}),
 }
 
 
