@@ -86,5 +86,7 @@ class Workers:
         def add() -> Any:
             return tf.distribute.get_replica_context().all_reduce("SUM", share)
 
-        total = self.strategy.experimental_local_results(tf.function(lambda: self.strategy.run(add))())[0]
+        total = self.strategy.experimental_local_results(
+            tf.function(lambda: self.strategy.run(add), autograph=False)()
+        )[0]
         return float(total) * self.count / self.replicas

@@ -71,4 +71,4 @@ def measure(
 
 def replicated(model: Any) -> Callable[[Any], Any]:
     """Returns `predict` for a model whose variables live on several replicas: this process computes by itself."""
-    return tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
+    return tf.function(lambda inputs: model(inputs, training=False), autograph=False, reduce_retracing=True)

@@ -136,13 +136,14 @@ def fit(
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     workers = _distribute.Workers.of(model, recipe)
-    with _signals.collected() as stopped, workers.locked(run_dir), workers.strategy.scope():
+    with _signals.collected() as stopped, workers.locked(run_dir):
         workers.claim(run_dir, _run_dir.identity(model, recipe, train, preprocess), resume)
-        with frozen(model, recipe.freeze):  # its end comes before the model is saved
+        with workers.strategy.scope(), frozen(model, recipe.freeze):  # their end comes before the model is saved
             run = _Run(model, recipe, train, validation, preprocess, run_dir, workers)
             with arithmetic(recipe.precision):
                 run.loop(run.epochs if stop_after is None else min(stop_after, run.epochs), stopped, verbose)
-        return run.finish()
+            row = run.settle()
+        return run.finish(row)
 
 
 class _Run:
@@ -340,15 +341,20 @@ class _Run:
             _run_dir.write_history(self.run_dir, self.state.history)
             self.events.flush()
 
-    def finish(self) -> Result:
-        """Leaves the final weights in the model, saves it, and says what the history knows of it."""
-        state, row = self.state, dict(self.state.history[-1]) if self.state.history else {}
-        if self.patience and state.history:
-            row = state.history[stopping.best_row(state.history, self.patience.metric)]
+    def settle(self) -> dict[str, float]:
+        """Leaves the final weights in the model and returns the row of the history that was measured on them."""
+        history = self.state.history
+        if self.patience and history:
+            self.workers.agreed(0.0)  # the chief has written them
             resume.restore(self.best, self.model.variables)
-        else:
-            self.averaging.finalize()
-            self._recalibrate()
+            return history[stopping.best_row(history, self.patience.metric)]
+        self.averaging.finalize()
+        self._recalibrate()
+        return history[-1] if history else {}
+
+    def finish(self, row: dict[str, float]) -> Result:
+        """Saves the model and says what the history knows of it."""
+        state = self.state
         metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
         if not metrics and self.validation is not None:
             metrics = _evaluate.measure(self.predict, self.model, self.validation, self.preprocess)

@@ -37,7 +37,7 @@ class Step:
         self.metrics: dict[str, Callable[[Any, Any], Any]] = tasks.batch_metrics(recipe.task)
         self.columns = ("loss", *self.metrics, *self.measures)
         self.kernels = [kind(variable) == "kernel" for variable in model.trainable_variables]
-        self._traced = tf.function(self._step)
+        self._traced = tf.function(self._step, autograph=False)
 
     def __call__(self, inputs: Any, targets: Any, step: int, wish: bool = False) -> Any:
         """Updates the model by one batch and returns float64 (columns + 1): means over the batch, then the wishes.
@@ -62,7 +62,7 @@ class Step:
         recipe, share = self.recipe, 1.0 / replicas
         if replicas > 1:
             values = tf.distribute.get_replica_context().all_reduce("SUM", values)
-            values = values * tf.constant([share] * (len(values) - 1) + [1.0], tf.float64)
+            values = values * tf.constant([share] * (values.shape[0] - 1) + [1.0], tf.float64)
         if replicas > 1 and (recipe.clip_norm or "gradient_norm" in self.measures):
             # the norm is that of the whole batch's gradient; the optimizer's own sum then adds equal parts
             gradients = tf.distribute.get_replica_context().all_reduce("SUM", [g * share for g in gradients])
@@ -102,7 +102,8 @@ class Step:
         variables = [variable.value for variable in self.model.trainable_variables]
         with tf.GradientTape() as tape:
             outputs = self.model(inputs, training=True)
-            loss = tf.cast(self.loss(targets, outputs), tf.float32)
+            # Keras divides a mean loss by the number of replicas
+            loss = tf.cast(self.loss(targets, outputs), tf.float32) * self.strategy.num_replicas_in_sync
             if self.model.losses:
                 loss += tf.add_n([tf.cast(term, tf.float32) for term in self.model.losses])
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")

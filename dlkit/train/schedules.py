@@ -291,7 +291,7 @@ class Scaled(Schedule):
         return self.schedule(step) * ops.convert_to_tensor(self.scale)
 
     def get_config(self) -> dict[str, Any]:
-        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "scale": float(self.scale)}
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "scale": float(ops.convert_to_numpy(self.scale))}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Scaled":
