@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,23 +12,24 @@ import numpy as np
 import tensorflow as tf
 
 from dlkit import _files
+from dlkit._errors import InputError
 from dlkit.export import _folders
 
 OPSET = 18
 
 
-def frozen(function: Any) -> Any:
-    """Returns the concrete function with constants for its weights, inlined, in operations that every converter has.
+def frozen(function: Any, erfc: bool) -> Any:
+    """Returns the concrete function with constants for its weights, inlined.
 
-    The complementary error function, which an exact GELU uses, becomes 1 - erf(x): the converters write an invalid
-    file for it, or none.
+    Without `erfc`, the complementary error function, which an exact GELU uses, becomes 1 - erf(x): ONNX has no such
+    operation, and the converter writes an invalid file. LiteRT's knows an exact GELU by it.
     """
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     constant = convert_variables_to_constants_v2(function, lower_control_flow=False)
     graph = constant.graph.as_graph_def()
-    if not any(node.op == "Erfc" for node in graph.node):
-        return _named(constant.graph.as_graph_def(), constant, function)
+    if erfc or not any(node.op == "Erfc" for node in graph.node):
+        return _named(graph, constant, function)
     new = tf.compat.v1.GraphDef(versions=graph.versions, library=graph.library)
     for node in graph.node:
         if node.op != "Erfc":
@@ -115,6 +117,15 @@ def to_litert(function: Any, folder: Path, quantize: str | None, ranges: Iterabl
                 tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
                 tf.lite.OpsSet.TFLITE_BUILTINS,
             ]
-        with _quiet():
-            content = converter.convert()
+        try:
+            with _quiet():
+                content = converter.convert()
+        except Exception as error:  # the converter's own class is not public
+            missing = re.findall(r"(?:TF Select|Custom) ops: ([\w, ]+)", str(error))
+            if not missing:
+                raise
+            raise InputError(
+                f"LiteRT has no kernel for {', '.join(sorted(set(missing)))}; build the model without, or export "
+                "another form"
+            ) from error
     _files.write_bytes(folder / _folders.MODEL_FILES["litert"], content)

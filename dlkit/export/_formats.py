@@ -180,8 +180,8 @@ class ConvertedExport(Export):
     def _files(self, folder: Path, servable: Any, manifest: dict[str, Any], stored: Cases) -> None:
         from dlkit.export import _convert
 
-        function = _convert.frozen(servable.function.get_concrete_function())
         form = self.options.form
+        function = _convert.frozen(servable.function.get_concrete_function(), erfc=form == "litert")
         if form == "litert":
             _convert.to_litert(function, folder, self.options.quantize, self._ranges())
         else:
