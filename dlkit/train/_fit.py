@@ -29,6 +29,7 @@ from dlkit.train import (
     schedules,
     stopping,
     tasks,
+    whitening,
 )  # fmt: skip
 from dlkit.train._freeze import frozen
 from dlkit.train._progress import bar
@@ -157,8 +158,6 @@ class _Run:
         loss = tasks.loss(recipe.task, model, recipe.label_smoothing, recipe.loss)
         self._check_columns()
         if recipe.whiten:
-            from dlkit.train import whitening
-
             whitening.prepare(model)
         warmup = round(recipe.warmup_epochs * len(train) / recipe.batch)
         total = self.ends(self.epochs)
@@ -172,7 +171,7 @@ class _Run:
         # XLA is slower for convolutions on CPU; the metrics serve Keras' own evaluate, the loop has its own
         model.compile(optimizer=optimizer, loss=loss, metrics=tasks.metrics(recipe.task), jit_compile=False)
         self.averaging = averaging.get(recipe, model, total)
-        self.step = Step(model, recipe, loss, self.averaging, self.measures, workers.strategy)
+        self.step = Step(model, optimizer, recipe, loss, self.averaging, self.measures, workers.strategy)
         self.predict = _evaluate.replicated(model) if workers.replicas > 1 else model.predict_on_batch
         events = str(run_dir / "events")
         self.events = tf.summary.create_file_writer(events) if workers.chief else tf.summary.create_noop_writer()
@@ -260,10 +259,14 @@ class _Run:
         state, loss = self.state, float(values[0])
         if not math.isfinite(loss):
             where = f": {_diagnose.first_bad(self.model, *batch)}" if self.workers.replicas == 1 else ""
+            held = (
+                f"the last good checkpoint is in {self.checkpoints}"
+                if self.checkpoints.is_dir()
+                else "none is saved yet"
+            )
             raise DivergedError(
-                f"the loss is {loss} at step {state.step} of {self.ends(self.epochs)}{where}. The last good checkpoint "
-                f"is in {self.checkpoints}. A smaller peak_lr (now {self.recipe.peak_lr}), a longer warm-up or "
-                f"clip_norm often helps."
+                f"the loss is {loss} at step {state.step} of {self.ends(self.epochs)}{where}; {held}. A smaller "
+                f"peak_lr (now {self.recipe.peak_lr}), a longer warm-up or clip_norm often helps"
             )
         sums = state.sums or [0.0] * len(values)
         state.sums = [a + float(b) for a, b in zip(sums, values, strict=True)]

@@ -20,7 +20,8 @@ class Step:
     be looked at.
 
     Args:
-        model: compiled, its optimizer built.
+        model: what is trained.
+        optimizer: built for its trainable variables.
         recipe: the run.
         loss: the loss object.
         averaging: told of every update.
@@ -31,8 +32,11 @@ class Step:
         columns: what the returned vector holds, in order.
     """
 
-    def __init__(self, model: Any, recipe: Any, loss: Any, averaging: Any, measures: Sequence[str], strategy: Any):
-        self.model, self.recipe, self.loss, self.averaging = model, recipe, loss, averaging
+    def __init__(
+        self, model: Any, optimizer: Any, recipe: Any, loss: Any, averaging: Any, measures: Sequence[str], strategy: Any
+    ):
+        self.model, self.optimizer, self.recipe = model, optimizer, recipe
+        self.loss, self.averaging = loss, averaging
         self.measures, self.strategy = tuple(measures), strategy
         self.metrics: dict[str, Callable[[Any, Any], Any]] = tasks.batch_metrics(recipe.task)
         self.columns = ("loss", *self.metrics, *self.measures)
@@ -123,7 +127,7 @@ class Step:
         measured = "weight_change" in self.measures
         before = [tf.identity(tf.convert_to_tensor(variable)) for variable in variables] if measured else []
         if self.strategy.num_replicas_in_sync > 1:  # tf.distribute does not update inside a condition
-            self.model.optimizer.apply(gradients, variables)
+            self.optimizer.apply(gradients, variables)
         else:
             tf.cond(tf.math.is_finite(loss), lambda: self._update(gradients, variables), lambda: False)
         if not measured:
@@ -132,5 +136,5 @@ class Step:
         return change / tf.maximum(tf.linalg.global_norm(before), 1e-30)
 
     def _update(self, gradients: list[Any], variables: list[Any]) -> bool:
-        self.model.optimizer.apply(gradients, variables)
+        self.optimizer.apply(gradients, variables)
         return True

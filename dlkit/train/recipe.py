@@ -29,11 +29,12 @@ class Recipe:
             (x, y, width, height as fractions of the image, squared error as in the lecture).
         epochs: passes over the training data; the schedule spans all of them.
         batch: images per step, over all micro-batches and replicas.
-        optimizer: "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam" or "adamw".
+        optimizer: "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lamb",
+            "averaged_momentum" (v = beta v + (1 - beta) g) or "muon".
         peak_lr: the highest learning rate.
         schedule: a name of `dlkit.train.schedules.SCHEDULES`.
         warmup_epochs: length of the linear rise before it, in epochs; fractions count, and half of the run is the most.
-        momentum: beta of h = beta h + g; used by "momentum", "nesterov" and "rmsprop" ("sgd" has none).
+        momentum: beta of h = beta h + g; used by "momentum", "averaged_momentum", "nesterov", "rmsprop" and "muon".
         weight_decay: lambda in w -= eta lambda w; norms, biases and other vectors are left alone.
         label_smoothing: share of the target spread evenly over all classes.
         augment: augmentations of `dlkit.data.augment`, applied to the training stream only.

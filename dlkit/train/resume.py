@@ -38,7 +38,16 @@ def save(folder: Path, step: int, variables: list[Any], state: dict[str, Any], k
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     content = buffer.getvalue()
-    path = write_bytes(folder / f"step_{step:010d}.ckpt", content + hashlib.sha256(content).digest())
+    path = folder / f"step_{step:010d}.ckpt"
+    try:
+        write_bytes(path, content + hashlib.sha256(content).digest())
+    except OSError as error:
+        held = _files(folder)
+        kept = f"the last good one, {held[-1].name}, is kept" if held else "there is none before it"
+        reason = (
+            f"the checkpoint of step {step} could not be written: {error.strerror}; {kept}. Free space and call again"
+        )
+        raise OSError(error.errno, reason, str(path)) from error
     for old in _files(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path
