@@ -1,6 +1,7 @@
 """One version in memory: its signatures, how to run them, and the trial that it passes before it serves."""
 
 import contextlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,5 +181,6 @@ def _definitions(path: Path) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"\{\{.*?\}\} ?", "", str(error))  # names of graph nodes
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)[:300]

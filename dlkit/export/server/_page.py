@@ -26,7 +26,7 @@ main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 
 #drop:focus-within { outline: 3px solid var(--bar); outline-offset: 3px; }
 #file { position: absolute; inset: 0; opacity: 0; cursor: pointer; }
 #frame { position: relative; line-height: 0; }
-#frame img { max-width: 100%; max-height: 20rem; min-width: 8rem; image-rendering: auto; border-radius: .25rem; }
+#frame img { max-width: 100%; max-height: 20rem; min-width: 14rem; border-radius: .25rem; }
 #frame img.small { image-rendering: pixelated; }
 #box { position: absolute; border: 3px solid var(--bar); box-shadow: 0 0 0 1px #fff; }
 #hint { color: var(--soft); }
@@ -135,7 +135,8 @@ async function ask(blob) {
     if (mine !== turn) return;
     if (!response.ok) throw new Error(body.error || "the server answered " + response.status);
     show(body.predictions[0], chosen.dataset.outputs.split(" "));
-    at("about").textContent = (blob.name || "picture") + ", " + Math.round(performance.now() - started) + " ms";
+    at("about").textContent = (blob.name || "picture") + ", answered in " +
+      Math.round(performance.now() - started) + " ms. Drop the next one anywhere.";
   } catch (error) {
     if (mine === turn) fail(error.message);
   } finally {
@@ -166,8 +167,8 @@ _BODY = """
 </header>
 <main>
 <div id="drop">
-<div id="hint"><p><strong>Drop a picture here</strong></p><p>or press Enter to choose one, or paste it.</p>
-<p>JPEG, PNG, BMP, GIF or WebP. It stays between this page and its server.</p></div>
+<div id="hint"><p><strong>Drop a picture here</strong></p><p>click to choose one, or paste it</p>
+<p>JPEG, PNG, BMP, GIF or WebP. It goes to this server and nowhere else.</p></div>
 <div id="frame" hidden><img id="picture" alt=""><div id="box" hidden></div></div>
 <input id="file" type="file" accept="image/*" aria-label="Choose a picture">
 </div>
@@ -186,8 +187,8 @@ def _hash(text: str) -> str:
 
 
 POLICY = (
-    f"default-src 'none'; script-src {_hash(_SCRIPT)}; style-src {_hash(_STYLE)}; img-src blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    f"default-src 'none'; script-src {_hash(_SCRIPT)}; style-src {_hash(_STYLE)}; img-src blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dlkit._errors import InputError
@@ -59,11 +59,15 @@ async def _serve(options: Options, listener: socket.socket, started: float) -> N
             raise InputError(f"{error}: the port is in use; choose another with grpc_port, or None for none") from error
     watcher = asyncio.create_task(models.watch()) if options.poll else None
     host, port = listener.getsockname()[:2]
-    log.info(
-        "ready after %.1f s: http://%s:%d/%s; %s; stop with Ctrl-C",
-        time.monotonic() - started, f"[{host}]" if ":" in host else host, port,
-        "" if rpc_port is None else f", gRPC on port {rpc_port}", ", ".join(models.names()),
-    )  # fmt: skip
+
+    def ready() -> None:
+        log.info(
+            "ready after %.1f s: http://%s:%d/%s; %s; stop with Ctrl-C",
+            time.monotonic() - started, f"[{host}]" if ":" in host else host, port,
+            "" if rpc_port is None else f", gRPC on port {rpc_port}", ", ".join(models.names()),
+        )  # fmt: skip
+
+    server.when_ready = ready
     with _signals(server):
         await server.serve(sockets=[listener])
     log.info("ending: running requests are finished first")
@@ -82,7 +86,13 @@ def _server(application: Any, options: Options) -> Any:
     from dlkit.export.server import _body
 
     class Server(uvicorn.Server):
-        """Leaves signals to us: uvicorn raises them again when it is done, and the process would not end with 0."""
+        """Says when it listens, and leaves signals to us: uvicorn raises them again when it is done."""
+
+        when_ready: Callable[[], None]
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            self.when_ready()
 
         def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
             return contextlib.nullcontext()
