@@ -99,7 +99,7 @@ OPTIMIZERS: dict[str, tuple[type, Callable[[float], dict[str, Any]]]] = {
     "adam": (keras.optimizers.Adam, lambda beta: {}),
     "adamw": (keras.optimizers.AdamW, lambda beta: {}),
     "lamb": (Lamb, lambda beta: {}),
-    "muon": (Muon, lambda beta: {"momentum": beta, "rest_momentum": beta}),
+    "muon": (Muon, lambda beta: {"momentum": beta}),
 }
 _GROUPED = {
     cls: _register(type(f"Grouped{cls.__name__}", (_Grouped, cls), {"__doc__": f"{cls.__name__} with lr_groups."}))
