@@ -61,7 +61,7 @@ def _readable(source: Any, progress: bool) -> np.ndarray:
     from rich.progress import Progress
 
     def attempt(index: Any) -> Any:
-        image = _decode.decode(source.take(index[None])[0], 3)
+        image = _decode.decode(source.one(index), 3)
         return index, image[0, 0, 0]  # a value that only the decoder can make: an unused picture would not be decoded
 
     dataset = tf.data.Dataset.range(len(source)).map(attempt, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)

@@ -4,6 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from dlkit.data._exif import apart, byte_values, number, orientation
+
 PIXEL_LIMIT = 100_000_000  # a bomb declares more than any photograph has; 100 megapixels are 300 MB of RGB
 
 _JPEG, _PNG, _GIF, _BMP, _WEBP, _OTHER = range(6)
@@ -21,68 +23,6 @@ def kind(content: Any) -> Any:
         tf.constant(True),
     )
     return tf.argmax(tf.stack(tests), output_type=tf.int32)
-
-
-def _byte_values(content: Any, start: Any, count: Any) -> Any:
-    """Returns `count` bytes from `start` as int32, fewer where the content ends (never an error)."""
-    length = tf.strings.length(content)
-    start = tf.clip_by_value(start, 0, length)
-    piece = tf.strings.substr(content, start, tf.minimum(count, length - start))
-    return tf.cast(tf.io.decode_raw(piece, tf.uint8), tf.int32)
-
-
-def _number(values: Any, big: Any) -> Any:
-    """Returns an unsigned number from its bytes, 0 where there are none."""
-    values = tf.cond(big, lambda: tf.reverse(values, [0]), lambda: values)
-    return tf.reduce_sum(tf.bitwise.left_shift(values, 8 * tf.range(tf.size(values))))
-
-
-def _exif_start(content: Any) -> Any:
-    """Returns where the TIFF header of a JPEG's EXIF block begins, -1 without one."""
-
-    def unfinished(at: Any, found: Any) -> Any:
-        head = _byte_values(content, at, 2)
-        is_segment = tf.cond(
-            tf.size(head) == 2,
-            lambda: (head[0] == 0xFF) & (((head[1] >= 0xE0) & (head[1] <= 0xEF)) | (head[1] == 0xFE)),
-            lambda: tf.constant(False),
-        )
-        return is_segment & (found < 0)
-
-    def step(at: Any, found: Any) -> Any:
-        exif = tf.strings.substr(content, at, tf.minimum(10, tf.strings.length(content) - at))
-        is_exif = tf.strings.substr(exif, tf.minimum(4, tf.strings.length(exif)), 4) == b"Exif"
-        length = _number(_byte_values(content, at + 2, 2), tf.constant(True))
-        return at + 2 + tf.maximum(length, 2), tf.where(is_exif, at + 10, found)
-
-    return tf.while_loop(unfinished, step, (tf.constant(2), tf.constant(-1)), maximum_iterations=64)[1]
-
-
-def _orientation_at(content: Any, start: Any) -> Any:
-    """Returns tag 0x0112 of the first directory of the TIFF block at `start`, 1 where it is missing or odd."""
-    big = tf.strings.substr(content, start, 2) == b"MM"
-    directory = start + _number(_byte_values(content, start + 4, 4), big)
-    directory = tf.clip_by_value(directory, 0, tf.strings.length(content))
-    count = tf.clip_by_value(_number(_byte_values(content, directory, 2), big), 0, 512)
-    table = _byte_values(content, directory + 2, 12 * count)
-    rows = tf.size(table) // 12
-    table = tf.reshape(table[: 12 * rows], [rows, 12])
-    high, low = tf.cond(big, lambda: (0, 1), lambda: (1, 0))
-    tag = tf.gather(table, high, axis=1) * 256 + tf.gather(table, low, axis=1)
-    value = tf.gather(table, 8 + high, axis=1) * 256 + tf.gather(table, 8 + low, axis=1)
-    found = tf.boolean_mask(value, tag == 0x0112)
-    found = tf.concat([found, [1]], 0)[0]
-    return tf.where((found >= 1) & (found <= 8), found, 1)
-
-
-def orientation(content: Any) -> Any:
-    """Returns the EXIF orientation of a JPEG, 1..8, how to turn the stored picture upright; 1 where none is given.
-
-    Reference: CIPA DC-008 "Exif 2.32", 4.6.4, tag 274.
-    """
-    start = _exif_start(content)
-    readable = (start > 0) & (start + 14 < tf.strings.length(content))
-    return tf.cond(readable, lambda: _orientation_at(content, start), lambda: tf.constant(1))
 
 
 def upright(image: Any, turn: Any) -> Any:
@@ -127,8 +67,8 @@ def declared(content: Any, which: Any) -> Any:
 
     def fields(start: int, width: int, big: bool, swap: bool = True) -> Any:
         def read() -> Any:
-            first = _number(_byte_values(content, start, width), tf.constant(big))
-            second = _number(_byte_values(content, start + width, width), tf.constant(big))
+            first = number(byte_values(content, start, width), big)
+            second = number(byte_values(content, start + width, width), big)
             return tf.stack([second, first] if swap else [first, second])
 
         return read
@@ -140,12 +80,12 @@ def declared(content: Any, which: Any) -> Any:
         chunk = tf.strings.substr(content, tf.minimum(12, tf.strings.length(content)), 4)
 
         def extended() -> Any:
-            first = _number(_byte_values(content, 24, 3), tf.constant(False))
-            second = _number(_byte_values(content, 27, 3), tf.constant(False))
+            first = number(byte_values(content, 24, 3), False)
+            second = number(byte_values(content, 27, 3), False)
             return tf.stack([second + 1, first + 1])
 
         def lossless() -> Any:
-            packed = _number(_byte_values(content, 21, 4), tf.constant(False))
+            packed = number(byte_values(content, 21, 4), False)
             return tf.stack([(tf.bitwise.right_shift(packed, 14) & 0x3FFF) + 1, (packed & 0x3FFF) + 1])
 
         def lossy() -> Any:
@@ -199,12 +139,41 @@ def _first_frame(content: Any) -> Any:
     return within_limit(tf.strings.substr(content, 0, tf.minimum(end, size)) + b";", sides)
 
 
+def _with_alpha(image: Any, channels: int) -> Any:
+    """Returns RGB with an opaque fourth channel where four are wanted."""
+    return tf.pad(image, [[0, 0], [0, 0], [0, 1]], constant_values=255) if channels == 4 else image
+
+
+def _png(content: Any, channels: int) -> Any:
+    image = _turned(tf.io.decode_png(content, channels=4), orientation(content, "png"))
+    return image if channels == 4 else over_white(image)
+
+
+def _webp(content: Any, channels: int) -> Any:
+    image = tf.raw_ops.DecodeWebP(contents=content, channels=0)[0]  # first frame; three or four channels
+    image = tf.pad(image, [[0, 0], [0, 0], [0, 4 - tf.shape(image)[2]]], constant_values=255)
+    image = _turned(image, orientation(content, "webp"))
+    return image if channels == 4 else over_white(image)
+
+
+def _bmp(content: Any, channels: int) -> Any:
+    return _with_alpha(_rgb_or_grey(tf.io.decode_bmp(content)), channels)
+
+
+def _gif(content: Any, channels: int) -> Any:
+    return _with_alpha(tf.io.decode_gif(_first_frame(content))[0], channels)
+
+
+def _other(content: Any, channels: int) -> Any:  # only for its error message
+    return _with_alpha(tf.io.decode_image(content, channels=3, expand_animations=False), channels)
+
+
 def decode(content: Any, channels: int) -> Any:
     """Returns the picture that an encoded string holds, upright, at its own size.
 
     JPEG is decoded by libjpeg's integer DCT (equal to Pillow to the last bit); 16-bit PNG keeps the high byte; CMYK
-    becomes RGB; of an animation the first frame is taken; transparent pixels are blended over white unless `channels`
-    is 4.
+    becomes RGB; of an animation the first frame is taken; the EXIF orientation of JPEG, PNG and WebP is applied;
+    transparent pixels are blended over white unless `channels` is 4.
 
     Args:
         content: string scalar.
@@ -222,29 +191,10 @@ def decode(content: Any, channels: int) -> Any:
 
     def jpeg() -> Any:
         image = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
-        return with_alpha(_turned(image, orientation(content)))
+        return _with_alpha(_turned(image, orientation(content, "jpeg")), channels)
 
-    def png() -> Any:
-        image = tf.io.decode_png(content, channels=4)
-        return image if channels == 4 else over_white(image)
-
-    def webp() -> Any:
-        image = tf.raw_ops.DecodeWebP(contents=content, channels=0)[0]  # first frame; three or four channels
-        opaque = tf.pad(image, [[0, 0], [0, 0], [0, 4 - tf.shape(image)[2]]], constant_values=255)
-        return opaque if channels == 4 else over_white(opaque)
-
-    def bmp() -> Any:
-        return with_alpha(_rgb_or_grey(tf.io.decode_bmp(content)))
-
-    def gif() -> Any:
-        return with_alpha(tf.io.decode_gif(_first_frame(content))[0])
-
-    def other() -> Any:  # only for its error message
-        return with_alpha(tf.io.decode_image(content, channels=3, expand_animations=False))
-
-    def with_alpha(image: Any) -> Any:
-        return tf.pad(image, [[0, 0], [0, 0], [0, 1]], constant_values=255) if channels == 4 else image
-
-    image = tf.switch_case(which, [jpeg, png, gif, bmp, webp, other])
+    others = (_png, _gif, _bmp, _webp, _other)
+    branches = [jpeg, *((lambda other=other: apart(other)(content, channels)) for other in others)]
+    image = tf.switch_case(which, branches)
     image.set_shape([None, None, 4 if channels == 4 else 3])
     return grey(image) if channels == 1 else image

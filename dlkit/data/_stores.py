@@ -26,6 +26,9 @@ class Store(Protocol):
     def take(self, rows: Any) -> Any:
         """Reads rows inside a graph; `rows` is an int64 vector."""
 
+    def one(self, row: Any) -> Any:
+        """Reads one row inside a graph; `row` is an int64 scalar."""
+
     def content(self, row: int) -> bytes:
         """Returns the encoded bytes of one row."""
 
@@ -59,6 +62,10 @@ class Arrays:
         """Returns rows of the array."""
         return tf.gather(self._tensor, rows)
 
+    def one(self, row: Any) -> Any:
+        """Returns one row of the array."""
+        return tf.gather(self._tensor, row)
+
     def content(self, row: int) -> bytes:
         """Returns the raw values of one row."""
         return self.values[row].tobytes()
@@ -86,6 +93,10 @@ class Files:
         """Returns the content of files."""
         paths = tf.gather(self._tensor, rows)
         return tf.map_fn(tf.io.read_file, paths, fn_output_signature=tf.string)
+
+    def one(self, row: Any) -> Any:
+        """Returns the content of one file."""
+        return tf.io.read_file(tf.gather(self._tensor, row))
 
     def content(self, row: int) -> bytes:
         """Returns one file's bytes."""
@@ -120,6 +131,10 @@ class Strings:
     def take(self, rows: Any) -> Any:
         """Returns encoded strings."""
         return tf.gather(self._tensor, rows)
+
+    def one(self, row: Any) -> Any:
+        """Returns one encoded string."""
+        return tf.gather(self._tensor, row)
 
     def content(self, row: int) -> bytes:
         """Returns one string."""

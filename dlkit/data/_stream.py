@@ -9,9 +9,11 @@ import tensorflow as tf
 
 from dlkit._errors import InputError
 from dlkit.data import draws
+from dlkit.data._exif import apart
 from dlkit.data._window import cut_window, moved_into, read_window, resized
 from dlkit.data.augment import mix as _mixing
 from dlkit.data.augment._chain import Chain
+from dlkit.data.augment._direct import fits as window_fits
 from dlkit.data.preprocess import Standardize
 from dlkit.data.sources import Source
 
@@ -47,7 +49,7 @@ class Stream:
             )
         self.members = _members(source) if balance else None
         self.by_sample = source.store.encoded or self.chain.crop is not None
-        self.large = not self.tabular and preprocess.input_shape[0] * preprocess.input_shape[1] > _LARGE
+        self.is_large = not self.tabular and preprocess.input_shape[0] * preprocess.input_shape[1] > _LARGE
 
     # which sample ---------------------------------------------------------------------------------
 
@@ -71,55 +73,73 @@ class Stream:
 
     # making samples -------------------------------------------------------------------------------
 
-    def stored(self, counter: Any) -> tuple[Any, ...]:
-        """Returns (picture uint8, index, epoch, window) of one counter, a scalar, before its augmentation."""
-        index, epoch = self.place(counter[None])
-        stored = self.source.take(index)[0]
-        window = tf.constant([0.0, 0.0, 1.0, 1.0])
-        if self.chain.crop is not None:
-            crop, at = self.chain.crop
-            u = self.draws(counter, 1)[0, at : at + crop.draws]
-            if self.source.store.encoded:
-                picture, window = read_window(self.preprocess, stored, crop, u)
-            else:
-                part, window = cut_window(stored, crop, u)
-                picture = resized(part, self.preprocess)
-        else:
-            picture = self.preprocess.decode(stored)
+    def stored(self, index: Any, u: Any) -> tuple[Any, Any]:
+        """Returns (picture uint8, window) of one sample before its augmentation; a window keeps its own size."""
+        stored = self.source.one(index)
+        if self.chain.crop is None:
+            return self.preprocess.decode(stored), tf.constant([0.0, 0.0, 1.0, 1.0])
+        crop, at = self.chain.crop
+        u = u[at : at + crop.draws]
+        if self.source.store.encoded:
+            return read_window(self.preprocess, stored, crop, u, 1.5 if self.is_large else 2.0)
+        picture, window = cut_window(stored, crop, u)
+        return self.preprocess.with_channels(picture), window
+
+    def small(self, index: Any, u: Any) -> tuple[Any, Any]:
+        """Returns (picture uint8 of the input's size, window) of one sample before its augmentation."""
+        picture, window = self.stored(index, u)
+        picture = picture if self.chain.crop is None else resized(picture, self.preprocess)
         picture.set_shape(self.preprocess.input_shape)
-        return picture, index[0], epoch[0], window
+        return picture, window
+
+    def large(self, index: Any, epoch: Any, u: Any) -> Any:
+        """Returns (input, target) of one sample, finished alone."""
+        picture, window = self.stored(index, u)
+        index, epoch, u = index[None], epoch[None], u[None]
+        if self.chain.crop is None:
+            samples = self.finished(picture[None], index, epoch, None, u)
+        else:
+            size = self.preprocess.input_shape[:2]
+            fits = window_fits(tf.shape(picture)[0], tf.shape(picture)[1], size)
+            smaller = apart(lambda picture: resized(picture, self.preprocess))
+            picture = tf.cond(fits, lambda: picture, lambda: smaller(picture))
+            picture.set_shape([None, None, self.preprocess.channels])
+            boxes = self.source.boxes_of(index)
+            boxes = None if boxes is None else moved_into(boxes, window[None])
+            inputs, boxes = self.chain.of_window(
+                picture, size, u, boxes=boxes, index=index, epoch=epoch, seed=self.seed
+            )
+            samples = inputs, _with_boxes(self.source.targets(index), boxes)
+        return tf.nest.map_structure(lambda value: value[0], samples)
 
     def block(self, first: Any, rows: int) -> Any:
         """Returns (inputs, targets) of samples first .. first+rows-1, unmixed."""
-        counters = first + tf.range(rows, dtype=tf.int64)
+        index, epoch = self.place(first + tf.range(rows, dtype=tf.int64))
+        u = self.draws(first, rows)
+        if self.by_sample and self.is_large:
+            samples = [self.large(index[row], epoch[row], u[row]) for row in range(rows)]
+            return tf.nest.map_structure(lambda *values: tf.stack(values), *samples)
+        window = None
         if self.by_sample:
-            signature = (
-                tf.TensorSpec(self.preprocess.input_shape, tf.uint8), tf.TensorSpec([], tf.int64),
-                tf.TensorSpec([], tf.int64), tf.TensorSpec([4], tf.float32),
-            )  # fmt: skip
-            pictures, index, epoch, window = tf.map_fn(self.stored, counters, fn_output_signature=signature)
+            pictures, window = (tf.stack(part) for part in zip(*map(self.small, index, u), strict=True))
         else:
-            index, epoch = self.place(counters)
-            pictures, window = self.source.take(index), None
+            pictures = self.source.take(index)
             if self.tabular:
                 return self.preprocess.from_rows(pictures), self.source.targets(index)
             pictures = self.preprocess.fit(pictures)
-        return self.finished(pictures, index, epoch, window, first, rows)
+        return self.finished(pictures, index, epoch, window, u)
 
-    def finished(self, pictures: Any, index: Any, epoch: Any, window: Any, first: Any, rows: int) -> Any:
-        """Returns (inputs, targets) from stored pictures of consecutive counters, unmixed."""
-        pictures.set_shape([rows, *self.preprocess.input_shape])
+    def finished(self, pictures: Any, index: Any, epoch: Any, window: Any, u: Any) -> Any:
+        """Returns (inputs, targets) from pictures of the input's size, unmixed."""
+        pictures.set_shape([u.shape[0], *self.preprocess.input_shape])
         targets = self.source.targets(index)
         if self.plain:
             return self.preprocess.normalize(pictures), targets
         boxes = self.source.boxes_of(index)
         if boxes is not None and window is not None:
             boxes = moved_into(boxes, window)
-        u = self.draws(first, rows)
         inputs, boxes = self.chain(pictures, u, boxes=boxes, index=index, epoch=epoch, seed=self.seed)
-        if boxes is not None:
-            targets = {**targets, "box": boxes} if isinstance(targets, dict) else boxes
-        return inputs, targets
+        return inputs, _with_boxes(targets, boxes)
 
     def mixed(self, samples: tuple[Any, Any], first: Any, rows: int) -> tuple[Any, Any]:
         """Returns whole tiles of samples after MixUp and CutMix."""
@@ -172,24 +192,33 @@ class Stream:
         return tf.data.Dataset.counter(start_step, dtype=tf.int64).map(make, **options)
 
     def _by_sample(self, batch: int, start_step: int, worker: int, rows: int, options: Any) -> Any:
-        def one(number: Any) -> Any:
-            counter = number // rows * batch + worker * rows + number % rows
-            picture, index, epoch, window = self.stored(counter)
-            if not self.large:
-                return picture, index, epoch, window, counter
-            inputs, targets = self.finished(picture[None], index[None], epoch[None], window[None], counter, 1)
-            return inputs[0], tf.nest.map_structure(lambda value: value[0], targets), counter
+        def begin(step: Any) -> Any:
+            first = step * batch + worker * rows
+            index, epoch = self.place(first + tf.range(rows, dtype=tf.int64))
+            return index, epoch, self.draws(first, rows)
 
-        def small(pictures: Any, index: Any, epoch: Any, window: Any, counters: Any) -> Any:
-            samples = self.finished(pictures, index, epoch, window, counters[0], rows)
-            return self.mixed(samples, counters[0], rows)
+        def small(index: Any, epoch: Any, u: Any) -> Any:
+            return *self.small(index, u), index, epoch, u
 
-        def large(inputs: Any, targets: Any, counters: Any) -> Any:
-            return self.mixed((inputs, targets), counters[0], rows)
+        def small_batch(pictures: Any, window: Any, index: Any, epoch: Any, u: Any) -> Any:
+            return self.finished(pictures, index, epoch, window, u)
 
-        numbers = tf.data.Dataset.counter(start_step * rows, dtype=tf.int64)
-        samples = numbers.map(one, **options).batch(rows, drop_remainder=True)
-        return samples.map(large if self.large else small, **options)
+        def mix(step: Any, samples: Any) -> Any:
+            return self.mixed(samples, step * batch + worker * rows, rows)
+
+        steps = tf.data.Dataset.counter(start_step, dtype=tf.int64)
+        samples = steps.map(begin, **options).unbatch()
+        samples = samples.map(self.large if self.is_large else small, **options).batch(rows, drop_remainder=True)
+        if not self.is_large:
+            samples = samples.map(small_batch, **options)
+        return tf.data.Dataset.zip(steps, samples).map(mix, **options) if self.chain.mixes else samples
+
+
+def _with_boxes(targets: Any, boxes: Any) -> Any:
+    """Returns the targets with boxes that moved."""
+    if boxes is None:
+        return targets
+    return {**targets, "box": boxes} if isinstance(targets, dict) else boxes
 
 
 @functools.lru_cache(64)

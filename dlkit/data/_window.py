@@ -5,31 +5,35 @@ from typing import Any
 import tensorflow as tf
 
 from dlkit.data import _decode
+from dlkit.data._exif import apart, orientation
 
 
-def read_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, Any]:
-    """Returns (picture, window): uint8 (height, width, channels) and its place (top, left, height, width) as fractions.
+def read_window(preprocess: Any, content: Any, crop: Any, u: Any, half_from: float) -> tuple[Any, Any]:
+    """Returns (picture, window): uint8 (h, w, channels) and its place (top, left, height, width) as fractions.
 
-    Of an upright JPEG only the window is decoded, at 1/2, 1/4 or 1/8 when it is that much larger than the output.
+    Of an upright JPEG only the window is decoded, at 1/2, 1/4 or 1/8 when it is that much larger than the output. The
+    decoder's smaller sizes are free of aliasing.
 
     Args:
         preprocess: a `Preprocess`.
         content: an encoded picture, a string scalar.
         crop: a `RandomResizedCrop`.
         u: its draws, float32 (4,).
+        half_from: how many times larger than the output (geometric mean of the sides) a window decoded at 1/2 must be;
+            twice that for 1/4, four times for 1/8.
     """
     is_jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
-    plain = tf.cond(is_jpeg, lambda: _decode.orientation(content) == 1, lambda: tf.constant(False))
+    plain = tf.cond(is_jpeg, lambda: orientation(content, "jpeg") == 1, lambda: tf.constant(False))
 
     def jpeg() -> tuple[Any, Any]:
-        return _jpeg_window(preprocess, content, crop, u)
+        return _jpeg_window(preprocess, content, crop, u, half_from)
 
     def other() -> tuple[Any, Any]:
-        return cut_window(preprocess.read(content), crop, u)
+        return apart(lambda content, u: cut_window(preprocess.read(content), crop, u))(content, u)
 
     picture, window = tf.cond(plain, jpeg, other)
     picture.set_shape([None, None, preprocess.channels])
-    return resized(picture, preprocess), window
+    return picture, window
 
 
 def resized(picture: Any, preprocess: Any) -> Any:
@@ -77,13 +81,13 @@ def _whole(crop: Any, u: Any, height: Any, width: Any) -> tuple[Any, Any]:
     return pixels, tf.cast(pixels, tf.float32) / tf.cast(tf.concat([whole, whole], 0), tf.float32)
 
 
-def _jpeg_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, Any]:
+def _jpeg_window(preprocess: Any, content: Any, crop: Any, u: Any, half_from: float) -> tuple[Any, Any]:
     shape = tf.image.extract_jpeg_shape(content)
     content = _decode.within_limit(content, shape[:2])
     pixels, fractions = _whole(crop, u, shape[0], shape[1])
     height, width, _ = preprocess.input_shape
-    larger = tf.minimum(pixels[2] // height, pixels[3] // width)
-    step = tf.cast(larger >= 2, tf.int32) + tf.cast(larger >= 4, tf.int32) + tf.cast(larger >= 8, tf.int32)
+    least = [round((half_from * ratio) ** 2 * height * width) for ratio in (1, 2, 4)]
+    step = tf.reduce_sum(tf.cast(pixels[2] * pixels[3] >= least, tf.int32))
 
     def at(ratio: int) -> Any:
         def decode() -> Any:

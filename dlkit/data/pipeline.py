@@ -96,7 +96,7 @@ def eval_pipeline(source: Source, preprocess: Any, batch: int) -> tf.data.Datase
         return inputs, source.targets(rows)
 
     def one(row: Any) -> Any:
-        return preprocess.decode(source.take(row[None])[0]), row
+        return preprocess.decode(source.one(row)), row
 
     def finished(images: Any, rows: Any) -> Any:
         return preprocess.normalize(images), source.targets(rows)

@@ -169,7 +169,7 @@ class Preprocess:
         """Returns the picture in an encoded string, decoded and resized: uint8 (height, width, channels).
 
         The first bytes decide the format: JPEG (integer DCT, equal to Pillow), PNG, GIF, BMP, WebP. The EXIF
-        orientation of a JPEG is applied, transparency is blended over white.
+        orientation of JPEG, PNG and WebP is applied, transparency is blended over white.
         """
         return self.fit(self.read(content))
 

@@ -162,6 +162,10 @@ class Source:
         """Returns the stored inputs inside a graph: uint8 pictures, encoded strings, or float vectors."""
         return self.store.take(tf.gather(self._constant("rows"), indices))
 
+    def one(self, index: Any) -> Any:
+        """Returns the stored input of one sample inside a graph; `index` is a scalar."""
+        return self.store.one(tf.gather(self._constant("rows"), index))
+
     def targets(self, indices: Any) -> Any:
         """Returns the targets of these samples inside a graph.
 
@@ -217,7 +221,7 @@ class Source:
             store = Strings([self.store.content(int(row)) for row in self.rows], self.identities)
         else:
             rows = tf.data.Dataset.range(len(self))
-            decoded = rows.map(lambda i: preprocess.decode(self.take(i[None])[0]), num_parallel_calls=tf.data.AUTOTUNE)
+            decoded = rows.map(lambda i: preprocess.decode(self.one(i)), num_parallel_calls=tf.data.AUTOTUNE)
             images = np.empty([len(self), *preprocess.input_shape], np.uint8)
             for i, image in enumerate(decoded.as_numpy_iterator()):
                 images[i] = image

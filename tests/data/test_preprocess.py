@@ -61,26 +61,57 @@ def test_jpeg_decodes_like_pillow_to_the_last_bit(mode, quality):
     assert np.abs(decoded(content).astype(int) - expected).max() <= tolerance
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("comment", [False, True])
-def test_exif_orientation_is_honoured(orientation, comment):
+def turned(kind, orientation, **options):
+    """A file with an EXIF orientation, and what Pillow shows of it."""
     exif = Image.Exif()
     exif[0x010F] = "maker"
     exif[0x0112] = orientation
-    options = {"comment": b"x" * 300} if comment else {}
-    content = encoded(photo(24, 33), "JPEG", exif=exif, quality=95, **options)
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB"))
+    content = encoded(photo(24, 33), kind, exif=exif, **options)
+    return content, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(kind, orientation):
+    content, expected = turned(kind, orientation)
+    assert expected.shape[:2] == ((24, 33) if orientation < 5 else (33, 24))
     np.testing.assert_array_equal(decoded(content), expected)
 
 
-def test_broken_exif_counts_as_none():
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"comment": b"x" * 300}),
+        ("JPEG", {"dpi": (300, 300), "icc_profile": b"profile" * 40}),
+        ("PNG", {"dpi": (300, 300), "icc_profile": b"profile" * 40}),
+        ("WEBP", {"icc_profile": b"profile" * 41, "lossless": True}),
+    ],
+)
+def test_exif_orientation_is_found_behind_other_metadata(kind, options):
+    content, expected = turned(kind, 6, **options)
+    np.testing.assert_array_equal(decoded(content), expected)
+
+
+def test_a_transparent_picture_turns_with_its_transparency():
     exif = Image.Exif()
-    exif[0x0112] = 6
-    content = encoded(photo(24, 33), "JPEG", exif=exif)
-    start = content.index(b"Exif")
-    for cut in (b"\xff" * 8, b"MM\x00*\x7f\xff\xff\xff", b"II*\x00\xff\xff\xff\xff"):
-        broken = content[: start + 6] + cut + content[start + 14 :]
-        assert decoded(broken).shape == (24, 33, 3)
+    exif[0x0112] = 8
+    rgba = np.dstack([photo(20, 30), np.linspace(0, 255, 600).reshape(20, 30).astype(np.uint8)])
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True})):
+        content = encoded(rgba, kind, exif=exif, **options)
+        np.testing.assert_array_equal(decoded(content, 4), np.rot90(rgba))
+
+
+def test_broken_exif_counts_as_none():
+    for kind in ("JPEG", "WEBP"):  # a PNG's checksum gives it away: libpng refuses the file
+        content, _ = turned(kind, 6)
+        start = content.index(b"MM\0*")
+        for cut in (b"\xff" * 8, b"MM\x00*\x7f\xff\xff\xff", b"II*\x00\xff\xff\xff\xff"):
+            broken = content[:start] + cut + content[start + 8 :]
+            assert decoded(broken).shape == (24, 33, 3)
+    content, _ = turned("WEBP", 6)
+    at = content.index(b"EXIF") + 4
+    for size in (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", bytes(4)):
+        assert decoded(content[:at] + size + content[at + 4 :]).shape[2] == 3
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "WEBP"])

@@ -9,6 +9,8 @@ places twice with different rounding, and round the numbers of a lone picture un
     places  affine maps -> fixed-point source coordinates (1/65536 pixel)
     taps    the four neighbours of every source coordinate, all channels of two of them in one 64-bit word
     values  bilinear mean, colour matrix, noise, erasing, clipping, normalisation: one fused loop
+
+A large picture is finished alone, straight from the window that was decoded (`of_window`, see `_direct`).
 """
 
 import dataclasses
@@ -19,6 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from dlkit._errors import InputError
+from dlkit.data.augment import _direct
 from dlkit.data.augment._base import Augmentation, Colors, Matrix, Where, sum_of
 from dlkit.data.augment.color import Color
 from dlkit.data.augment.geometry import Geometry, RandomResizedCrop, moved_boxes
@@ -28,7 +31,6 @@ from dlkit.data.augment.policy import Policy
 from dlkit.data.draws import compiled, padded
 
 _ONE = 65536  # fixed point of source coordinates
-_TOLERATED_SHRINK = 1.25  # bilinear reading aliases visibly beyond it
 
 
 @dataclasses.dataclass
@@ -46,10 +48,15 @@ class _Stretch:
         return "any" in (self.fill, op.fill) or self.fill == op.fill
 
     @property
+    def colors(self) -> bool:
+        """Whether there is a colour matrix."""
+        return any(isinstance(op, Color) for op, _ in self.values)
+
+    @property
     def samples(self) -> int:
         """Readings per output pixel along one axis: 1, or enough to average what a shrinking map skips."""
         shrink = math.prod(op.shrink() for op, _ in self.moves)
-        return 1 if shrink <= _TOLERATED_SHRINK else math.ceil(shrink)
+        return 1 if shrink <= _direct.TOLERATED_SHRINK else math.ceil(shrink)
 
 
 class Chain:
@@ -95,32 +102,76 @@ class Chain:
         self, images: Any, draws: Any, *, boxes: Any = None, index: Any = None, epoch: Any = None, seed: int = 0
     ) -> tuple[Any, Any]:
         """Returns (pictures, boxes): float32 (b, H, W, C) grey levels, normalised if asked for, and boxes or None."""
-        images, draws = tf.convert_to_tensor(images), tf.convert_to_tensor(draws, tf.float32)
+        images = tf.convert_to_tensor(images)
         if images.dtype != tf.uint8 or images.shape.rank != 4:
             raise InputError(f"pictures of {images.dtype.name} {images.shape}: uint8 (b, H, W, C) is needed")
+        return self._run(images, None, draws, boxes, index, epoch, seed)
+
+    def of_window(
+        self, window: Any, size: tuple[int, int], draws: Any, *, boxes: Any, index: Any, epoch: Any, seed: int
+    ) -> tuple[Any, Any]:
+        """Returns the same for one picture that is still a window of any size, uint8 (h, w, C), which must fit.
+
+        Its resizing to `size` and the first stretch's geometry are one reading.
+        """
+        return self._run(window, size, draws, boxes, index, epoch, seed)
+
+    def _run(
+        self, images: Any, size: tuple[int, int] | None, draws: Any, boxes: Any, index: Any, epoch: Any, seed: int
+    ) -> tuple[Any, Any]:
+        draws = tf.convert_to_tensor(draws, tf.float32)
         zeros = tf.zeros_like(draws[:, 0], tf.int64)
         where = Where(
             zeros if index is None else tf.cast(index, tf.int64),
             zeros if epoch is None else tf.cast(epoch, tf.int64),
             seed,
         )
-        for number, stretch in enumerate(self.stretches):
-            last = number == len(self.stretches) - 1
+        stretches = self.stretches or ([_Stretch()] if size else [])
+        for number, stretch in enumerate(stretches):
+            last = number == len(stretches) - 1
             plain = last and stretch.policy is None
-            images, boxes = self._stretch(number, stretch, images, draws, where, boxes, plain)
+            if size and number == 0:
+                images, boxes = self._from_window(stretch, images, size, draws, where, boxes, plain)
+            else:
+                images, boxes = self._stretch(number, stretch, images, draws, where, boxes, plain)
             if stretch.policy is not None:
                 policy, at = stretch.policy
                 images = policy.layered(images, draws[:, at : at + policy.draws])
-        if not self.stretches or self.stretches[-1].policy is not None:
+        if not stretches or stretches[-1].policy is not None:
             images = self._jit("finish", lambda x: self._finished(_channels(x)))(images)
         return images, boxes
+
+    def _from_window(
+        self, stretch: _Stretch, window: Any, size: tuple[int, int], u: Any, where: Where, boxes: Any, last: bool
+    ) -> tuple[Any, Any]:
+        sides, channels = tf.shape(window)[:2], window.shape[-1]
+        pack = self._jit(f"table/{channels}", lambda flat, sides: _direct.table(flat, sides, channels))
+        words, mean = pack(_direct.padded(window, size), sides)
+
+        def plan(u: Any, mean: Any, index: Any, epoch: Any, sides: Any) -> Any:
+            moved, parameters = _plan(stretch, u, mean, Where(index, epoch, where.seed), size)
+            matrix = _direct.resizing(sides, size)
+            matrix = matrix if moved is None else matrix.then(Matrix(*moved))
+            places = _places(stretch, matrix, size, tf.unstack(tf.cast(sides, tf.float32)))
+            return moved, parameters, places
+
+        planned = self._jit(f"window plan/{where.seed}/{size}", plan)
+        matrix, parameters, (x, y, cover) = planned(u, mean, where.index, where.epoch, sides)
+        if boxes is not None and matrix is not None:
+            boxes = moved_boxes(boxes, Matrix(*matrix), size)
+        read = self._jit(
+            f"reading/{channels}", lambda words, width, x, y: _direct.reading(words, width, x, y, channels)
+        )
+        pixels = read(words, sides[1], x[:, 0], y[:, 0])
+        values = self._jit(f"window values/{last}", lambda *a: self._toned(stretch, last, *a))
+        return values(pixels, cover, parameters), boxes
 
     def _stretch(
         self, number: int, stretch: _Stretch, images: Any, u: Any, where: Where, boxes: Any, last: bool
     ) -> tuple[Any, Any]:
         size = images.shape[1:3]
         mean = None
-        if any(isinstance(op, Color) for op, _ in stretch.values):
+        if stretch.colors:
             mean = [_whole_rows(channel) for channel in self._jit("sums", _means)(images)]
         plan = self._jit(
             f"plan{number}/{where.seed}/{size}",
@@ -149,6 +200,25 @@ class Chain:
                 channels = [channel * cover + fill * (1 - cover) for channel in channels]
         else:
             channels = _channels(source)
+        return self._valued(stretch, last, channels, parameters)
+
+    def _toned(self, stretch: _Stretch, last: bool, pixels: Any, cover: Any, parameters: Any) -> Any:
+        """Returns the values of pixels float32 (1, H, W, C); colours alone are one loop over adjacent channels."""
+        if cover is not None:
+            pixels = pixels * cover[..., None] + 255.0 * stretch.fill * (1 - cover[..., None])
+        if parameters[1] or pixels.shape[-1] != 3:
+            return self._valued(stretch, last, tf.unstack(pixels, axis=-1), parameters)
+        if parameters[0]:
+            rows = tf.stack([tf.stack([value[0] for value in row]) for row in parameters[0]])
+            pixels = sum_of(rows[:, j] * pixels[..., j : j + 1] for j in range(3)) + rows[:, 3]
+        pixels = _clipped(pixels)
+        if not last:
+            return tf.cast(tf.round(pixels), tf.uint8)
+        if self.normalize is not None:
+            pixels = (pixels - tf.constant(self.normalize[0])) * tf.constant(self.normalize[1])
+        return pixels
+
+    def _valued(self, stretch: _Stretch, last: bool, channels: list[Any], parameters: Any) -> Any:
         colors, others = tf.nest.map_structure(lambda value: value[: channels[0].shape[0]], parameters)
         if colors:
             channels = _colored(channels, Colors(colors))
@@ -238,21 +308,25 @@ def _means(images: Any) -> list[Any]:
     return [mean[:, min(i, channels - 1)] for i in range(3)]
 
 
-def _places(stretch: _Stretch, matrix: Matrix, size: tuple[int, int]) -> tuple[Any, Any, Any]:
-    """Returns (x, y, cover): fixed-point source coordinates (b, s, H, W) and the share inside the picture, or None."""
+def _places(stretch: _Stretch, matrix: Matrix, size: tuple[int, int], source: Any = None) -> tuple[Any, Any, Any]:
+    """Returns (x, y, cover): fixed-point source coordinates (b, s, H, W) and the share inside the picture, or None.
+
+    `source`, the height and width of what is read, float32 scalars, defaults to the output's.
+    """
     height, width = size
+    tall, wide = (float(height), float(width)) if source is None else source
     down, across = _offsets(matrix, stretch.samples)
     spread = [tf.reshape(value, [-1, 1, 1, 1]) for value in matrix]
     across = across + tf.reshape(tf.range(width, dtype=tf.float32) - (width - 1) / 2, [1, 1, 1, -1])
     down = down + tf.reshape(tf.range(height, dtype=tf.float32) - (height - 1) / 2, [1, 1, -1, 1])
-    x = spread[0] * across + spread[1] * down + spread[2] + (width - 1) / 2
-    y = spread[3] * across + spread[4] * down + spread[5] + (height - 1) / 2
+    x = spread[0] * across + spread[1] * down + spread[2] + (wide - 1) / 2
+    y = spread[3] * across + spread[4] * down + spread[5] + (tall - 1) / 2
     cover = None
     if stretch.fill == "reflect":
-        x, y = _reflected(x, width), _reflected(y, height)
+        x, y = _reflected(x, wide), _reflected(y, tall)
     elif stretch.fill not in ("edge", "any"):
-        cover = tf.reduce_mean(_inside(x, width) * _inside(y, height), 1)
-    return _fixed(x, width), _fixed(y, height), cover
+        cover = tf.reduce_mean(_inside(x, wide) * _inside(y, tall), 1)
+    return _fixed(x, wide), _fixed(y, tall), cover
 
 
 def _offsets(matrix: Matrix, samples: int) -> tuple[Any, Any]:
@@ -270,18 +344,18 @@ def _offsets(matrix: Matrix, samples: int) -> tuple[Any, Any]:
     return down[:, :, None, None], across[:, :, None, None]
 
 
-def _reflected(place: Any, side: int) -> Any:
+def _reflected(place: Any, side: Any) -> Any:
     place = place + 0.5
     place = place - (2.0 * side) * tf.floor(place / (2.0 * side))
     return tf.minimum(place, 2.0 * side - place) - 0.5
 
 
-def _inside(place: Any, side: int) -> Any:
+def _inside(place: Any, side: Any) -> Any:
     """Returns the weight of the picture in a bilinear reading whose other part is outside."""
     return tf.clip_by_value(tf.minimum(place + 1, side - place), 0.0, 1.0)
 
 
-def _fixed(place: Any, side: int) -> Any:
+def _fixed(place: Any, side: Any) -> Any:
     return tf.cast(tf.round(tf.clip_by_value(place, 0.0, side - 1.0) * float(_ONE)), tf.int32)
 
 
