@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from dlkit.export.server._batching import Batcher
 from dlkit.export.server._errors import ServeError
@@ -185,7 +184,7 @@ class Models:
         log.info("%s version %d: serving", *key)
         return True
 
-    def _load(self, found: Found) -> Any:
+    def _load(self, found: Found) -> Version:
         loaded = Loaded(found.path)
         loaded.check()
         return Version(found, loaded, self._options, self._metrics)

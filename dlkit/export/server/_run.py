@@ -118,13 +118,16 @@ def _signals(server: Any) -> Iterator[None]:
         server.force_exit = server.should_exit
         server.should_exit = True
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    with contextlib.suppress(NotImplementedError):  # where loops take no signals, Ctrl-C still raises
+        for number in numbers:
+            loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        with contextlib.suppress(NotImplementedError):
+            for number in numbers:
+                loop.remove_signal_handler(number)
 
 
 @contextlib.contextmanager
