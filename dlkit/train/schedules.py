@@ -291,7 +291,8 @@ class Scaled(Schedule):
         return self.schedule(step) * ops.convert_to_tensor(self.scale)
 
     def get_config(self) -> dict[str, Any]:
-        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "scale": float(ops.convert_to_numpy(self.scale))}
+        scale = float(ops.convert_to_numpy(self.scale))
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "scale": scale}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Scaled":
