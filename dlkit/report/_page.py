@@ -36,15 +36,24 @@ def write(run_dir: str | Path) -> Path:
         raise InputError(f"{run_dir} holds no run with a finished epoch: {error.filename} is missing") from None
     if not rows:
         raise InputError(f"{run_dir} holds no finished epoch yet")
-    return write_text(run_dir / "report.html", _page(run_dir.name, held, rows))
+    return write_text(run_dir / "report.html", _page(run_dir.name, held, rows, _ended(run_dir)))
 
 
-def _page(name: str, held: dict[str, Any], rows: list[dict[str, float]]) -> str:
+def _ended(run_dir: Path) -> dict[str, Any]:
+    """What the run says of its end: why it stopped early, the row of the saved model; empty while it goes on."""
+    try:
+        return json.loads((run_dir / "summary.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _page(name: str, held: dict[str, Any], rows: list[dict[str, float]], ended: dict[str, Any]) -> str:
     last = rows[-1]
     summary = "   ".join(f"{key} {last[key]:.4f}" for key in _of(last, "loss", "accuracy", "mae", "iou"))
     parts = [
         f"<h1>{escape(name)}</h1>",
         f'<p class="sub">after epoch {last["epoch"]:.0f} of {held["recipe"]["epochs"]}: {escape(summary)}</p>',
+        *_sentences(ended),
         f'<div class="figures">{"".join(_figures(rows))}</div>',
     ]
     for title in ("recipe", "data", "preprocess", "model", "versions"):
@@ -52,6 +61,14 @@ def _page(name: str, held: dict[str, Any], rows: list[dict[str, float]]) -> str:
     body = "\n".join(parts)
     head = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+
+
+def _sentences(ended: dict[str, Any]) -> list[str]:
+    texts = [f"stopped early: {ended['stopped']}"] if ended.get("stopped") else []
+    if final := ended.get("final"):
+        figures = ", ".join(f"{name} {final[name]:.4f}" for name in final if name.startswith("val_"))
+        texts.append(f"model.keras holds the weights of epoch {final['epoch']:.0f}{': ' if figures else ''}{figures}")
+    return [f'<p class="sub">{escape(text)}</p>' for text in texts]
 
 
 def _figures(rows: list[dict[str, float]]) -> list[str]:
@@ -72,6 +89,10 @@ def _figures(rows: list[dict[str, float]]) -> list[str]:
         for name, unit in units.items()
         if both(name)
     ]
+    for name, title in (("gradient_norm", "Gradient norm"), ("weight_change", "Relative weight change per step")):
+        if name in rows[0]:
+            values = {title.lower(): [row[name] for row in rows]}
+            figures.append(_plots.curves(title, "mean over the epoch", epochs, values, log=True))
     rates = {"learning rate": [row["learning_rate"] for row in rows]}
     figures.append(_plots.curves("Learning rate at the end of the epoch", "learning rate", epochs, rates))
     time = {

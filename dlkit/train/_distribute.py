@@ -36,7 +36,7 @@ class Workers:
         value = model.variables[0].value if model.variables else None
         strategy = getattr(value, "distribute_strategy", None) or tf.distribute.get_strategy()
         replicas = strategy.num_replicas_in_sync
-        resolver = getattr(strategy, "cluster_resolver", None)
+        resolver: Any = getattr(strategy, "cluster_resolver", None)
         spec = resolver.cluster_spec().as_dict() if resolver is not None and replicas > 1 else {}
         count = max(1, sum(len(addresses) for name, addresses in spec.items() if name in ("chief", "worker")))
         if recipe.batch % (replicas * recipe.accumulate):

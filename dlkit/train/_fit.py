@@ -223,11 +223,11 @@ class _Run:
         with bar("train", total, state.step, verbose and self.workers.chief) as update:
             while state.step < total and not state.stopped:
                 start = time.monotonic()
-                batch = next(batches)
+                inputs, targets = next(batches)
                 waited = time.monotonic()
-                values = np.asarray(self.step(*batch, state.step, bool(stopped)))
+                values = np.asarray(self.step(inputs, targets, state.step, bool(stopped)))
                 state.step += 1
-                self._add(values[:-1], batch)
+                self._add(values[:-1], inputs, targets)
                 self._count(start, waited)
                 leave = bool(values[-1] if self.workers.count > 1 else stopped)
                 self._stop_now()
@@ -244,21 +244,22 @@ class _Run:
         """The training stream from the current step on, at the sizes of the recipe."""
         recipe, workers, step = self.recipe, self.workers, self.state.step
         for end, preprocess in _sizes.parts(recipe, self.preprocess, self.ends(self.epochs)):
+            end = min(end, total)
             if step >= end:
                 continue
             stream = train_pipeline(
                 self.train, preprocess, recipe.augment, recipe.batch, recipe.seed, start_step=step,
                 worker=workers.index, workers=workers.count,
             )  # fmt: skip
-            for batch in stream.take(min(end, total) - step):
+            for batch in stream.take(end - step):
                 yield workers.split(batch)
             step = end
 
-    def _add(self, values: Any, batch: Any) -> None:
+    def _add(self, values: Any, inputs: Any, targets: Any) -> None:
         """Adds a step's means to the epoch's sums; refuses a loss that is not finite."""
         state, loss = self.state, float(values[0])
         if not math.isfinite(loss):
-            where = f": {_diagnose.first_bad(self.model, *batch)}" if self.workers.replicas == 1 else ""
+            where = f": {_diagnose.first_bad(self.model, inputs, targets)}" if self.workers.replicas == 1 else ""
             held = (
                 f"the last good checkpoint is in {self.checkpoints}"
                 if self.checkpoints.is_dir()
@@ -280,12 +281,12 @@ class _Run:
     def _stop_now(self) -> None:
         """Ends the run within an epoch where its time is used up."""
         for criterion in self.recipe.stop:
-            if isinstance(criterion, stopping.TimeBudget) and self.workers.count == 1:
+            if isinstance(criterion, stopping.TimeBudget) and self.workers.count == 1 and not self.state.stopped:
                 self.state.stopped = criterion.reason(self.state.history, self.state.seconds)
 
     def _end_epoch(self) -> None:
         state, began = self.state, time.monotonic()
-        row = {"epoch": len(state.history) + 1, "step": state.step}
+        row: dict[str, float] = {"epoch": len(state.history) + 1, "step": state.step}
         row |= {name: total / state.steps for name, total in zip(self.step.columns, state.sums, strict=True)}
         with self._swapped():
             if self.validation is not None:

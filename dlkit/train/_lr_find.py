@@ -110,9 +110,9 @@ def lr_find(
             )  # fmt: skip
             plain = averaging.get(dataclasses.replace(recipe, ema=0.0, swa_from=0.0, lookahead=0), model, steps)
             step = Step(model, optimizer, recipe, loss, plain, (), tf.distribute.get_strategy())
-            for rate, batch in zip(ramp, stream, strict=True):
+            for rate, (inputs, targets) in zip(ramp, stream, strict=True):
                 schedule.scale.assign(rate)
-                losses.append(float(step(*batch, len(losses))[0]))
+                losses.append(float(step(inputs, targets, len(losses))[0]))
                 if _exploded(losses):
                     break
     finally:
