@@ -36,7 +36,7 @@ def space(hp):
 
 def run(directory, **keywords):
     train, validation = sources()
-    keywords = {"epochs_budget": 12, "seed": 0, "verbose": False} | keywords
+    keywords = {"epochs_budget": 12, "seed": 0, "verbose": False, "workers": 0} | keywords
     return search(
         keywords.pop("build", build), keywords.pop("space", space), RECIPE, train, validation, preprocess=PREPROCESS,
         directory=directory, **keywords,
