@@ -12,7 +12,6 @@ summary.json   why the run ended, its best epoch and the figures of the saved mo
 import contextlib
 import csv
 import hashlib
-import importlib
 import io
 import json
 import tempfile
@@ -29,6 +28,7 @@ import dlkit
 from dlkit._errors import InputError
 from dlkit._files import write_bytes, write_json, write_text
 from dlkit.data import Preprocess
+from dlkit.models._archive import read_model
 from dlkit.train.recipe import Recipe
 
 
@@ -44,7 +44,7 @@ class Run:
 
 
 def load_run(run_dir: str | Path) -> Run:
-    """Reads a run directory written by `fit`, in Keras' safe mode.
+    """Reads a run directory written by `fit`; what is in it is checked before Keras builds the model.
 
     Args:
         run_dir: the folder given to `fit`.
@@ -59,10 +59,9 @@ def load_run(run_dir: str | Path) -> Run:
         raise InputError(f"{run_dir} is no run directory: it has no recipe.json. fit(..., run_dir=...) writes one")
     if not (run_dir / "model.keras").is_file():
         raise InputError(f"the run in {run_dir} has not ended: call fit with the same arguments to continue it")
-    importlib.import_module("dlkit.layers")  # registers the layers that the model names
     held = json.loads((run_dir / "recipe.json").read_text())
     return Run(
-        model=keras.models.load_model(run_dir / "model.keras", compile=False, safe_mode=True),
+        model=read_model(run_dir / "model.keras"),
         preprocess=Preprocess.from_config(held["preprocess"]),
         classes=tuple(held["classes"]) if held["classes"] is not None else None,
         recipe=Recipe.from_dict(held["recipe"]),
