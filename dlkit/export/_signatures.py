@@ -44,9 +44,11 @@ class Servable:
         else:
             self.endpoints["serving_default"] = self._vectors(tensors)
         self._add_features(tensors)
-        functions = [*self.endpoints.values(), *([self.preprocess] if self.preprocess else [])]
+        functions = [function.get_concrete_function() for function in self.endpoints.values()]
+        if self.preprocess is not None:
+            functions.append(self.preprocess)
         self.module = tf.Module(name="servable")
-        self.module.weights = _captured_variables(function.get_concrete_function() for function in functions)
+        self.module.weights = _captured_variables(functions)
         if self.preprocess is not None:
             self.module.preprocess = self.preprocess
 
@@ -64,9 +66,10 @@ class Servable:
             wanted = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
             return self._answer(self.preprocess(tf.io.parse_example(examples, wanted)["image/encoded"]))
 
-        self.preprocess = _traced(
+        decoded = _traced(
             lambda image_bytes: self._shaped(preprocess.from_bytes(known_formats(image_bytes)), tensors), files
         )
+        self.preprocess = decoded.get_concrete_function()  # one trace, which all signatures share: loading takes time
         self.endpoints |= {
             "serving_default": _traced(lambda image_bytes: self._answer(self.preprocess(image_bytes)), files),
             "images": _traced(
