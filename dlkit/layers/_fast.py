@@ -120,7 +120,10 @@ def gated_product(
     c: Tensor | None,
     parameter: Any,
 ) -> Tensor:
-    """Returns function(z + b, parameter) * (value + c) in one compiled pass, and its gradient in another."""
+    """Returns function(z + b, parameter) * (value + c) in one compiled pass, and its gradient in another.
+
+    In half precision the forward pass stays with the standard operations, which are faster there.
+    """
     import tensorflow as tf
 
     constant = parameter if isinstance(parameter, float) else None
@@ -149,7 +152,7 @@ def _jitted_product(function: Callable[..., Tensor], constant: float | None) -> 
 
     @tf.custom_gradient
     def gated(*inputs: Tensor) -> Any:
-        y = compiled(*inputs)
+        y = (compiled if inputs[0].dtype == tf.float32 else product)(*inputs)
         y.set_shape(inputs[0].shape)
 
         def gradient(dy: Tensor) -> list[Tensor]:
@@ -291,8 +294,9 @@ def _group_norm_standard(x: Tensor, gamma: Tensor, beta: Tensor, groups: int, ep
     w = tf.reshape(_f32(x), [shape[0], -1, channels])
     count = tf.shape(w)[1]
     ones = tf.fill([shape[0], 1, count], 1.0 / tf.cast(count, tf.float32))
-    mean = _compiled.group_mean(tf, tf.matmul(ones, w), groups)
-    variance = _compiled.group_mean(tf, tf.matmul(ones, tf.math.squared_difference(w, mean)), groups)
+    mean = _compiled.group_mean(tf, tf.matmul(ones, w)[:, 0], groups)[:, None]
+    square = tf.matmul(ones, tf.math.squared_difference(w, mean))[:, 0]
+    variance = _compiled.group_mean(tf, square, groups)[:, None]
     a = tf.math.rsqrt(variance + epsilon) * gamma
     y = tf.reshape(tf.cast(w * a + (beta - mean * a), x.dtype), shape)
     y.set_shape(x.shape)
@@ -301,37 +305,40 @@ def _group_norm_standard(x: Tensor, gamma: Tensor, beta: Tensor, groups: int, ep
 
 @functools.cache
 def _jitted(kind: str, epsilon: float, **settings: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Returns f(x, gamma, beta) made of a compiled forward and a compiled backward function.
+    """Returns f(x, gamma, beta) made of two compiled functions forward and two backward.
 
-    The backward function has a gradient of its own, that of the same formula in standard operations: the statistics
+    The backward pass has a gradient of its own, that of the same formula in standard operations: the statistics
     it receives depend on x, which automatic differentiation would not know.
     """
     import tensorflow as tf
 
-    forward, backward, standard = (_compiled.features if kind == "features" else _compiled.positions)(
-        tf, epsilon, **settings
+    kernel = (_compiled.features if kind == "features" else _compiled.positions)(tf, epsilon, **settings)
+    statistics, normalise, gradient_sums, gradient = (
+        tf.function(f, jit_compile=True, autograph=False) for f in kernel[:4]
     )
-    compiled_forward = tf.function(forward, jit_compile=True, autograph=False)
-    compiled_backward = tf.function(backward, jit_compile=True, autograph=False)
 
     @tf.custom_gradient
-    def gradient(x: Tensor, gamma: Tensor, beta: Tensor, dy: Tensor, *statistics: Tensor) -> Any:
+    def backward(x: Tensor, gamma: Tensor, beta: Tensor, dy: Tensor, *kept: Tensor) -> Any:
         def second(*upstream: Tensor) -> Any:
             with tf.GradientTape() as outer:
                 outer.watch([x, gamma, beta, dy])
                 with tf.GradientTape() as inner:
                     inner.watch([x, gamma, beta])
-                    y = standard(x, gamma, beta)
+                    y = kernel.standard(x, gamma, beta)
                 first = inner.gradient(y, [x, gamma, beta], dy, unconnected_gradients="zero")
             found = outer.gradient(first, [x, gamma, beta, dy], list(upstream), unconnected_gradients="zero")
-            return (*found, *(None for _ in statistics))
+            return (*found, *(None for _ in kept))
 
-        return compiled_backward(x, gamma, dy, *statistics), second
+        arguments, dgamma, dbeta = gradient_sums(x, gamma, dy, *kept)
+        dx = gradient(x, dy, *arguments)
+        dx.set_shape(x.shape)
+        return (dx, dgamma, dbeta), second
 
     @tf.custom_gradient
     def normalised(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
-        y, *statistics = compiled_forward(x, gamma, beta)
+        kept, arguments = statistics(x, gamma, beta)
+        y = normalise(x, *arguments)
         y.set_shape(x.shape)
-        return y, lambda dy: gradient(x, gamma, beta, dy, *statistics)
+        return y, lambda dy: backward(x, gamma, beta, dy, *kept)
 
     return normalised

@@ -50,12 +50,11 @@ class Gated(keras.layers.Layer):
         z, value = ops.matmul(inputs, self.gate_kernel), ops.matmul(inputs, self.value_kernel)
         b, c = (self.gate_bias, self.value_bias) if self.use_bias else (None, None)
         function, parameter = self.gate_function(), self.gate_parameter()
-        if _fast.may_compile(z, training):
-            return _fast.gated_product(function, z, value, b, c, parameter)
-        if self.use_bias:
+        fast = _fast.may_compile(z, training)
+        if self.use_bias and not (fast and keras.backend.standardize_dtype(z.dtype) == "float32"):
             # ops.add becomes a bias addition, which TensorFlow merges with the product; `+` does not
-            z, value = ops.add(z, b), ops.add(value, c)
-        return function(z, parameter) * value
+            z, value, b, c = ops.add(z, b), ops.add(value, c), None, None
+        return _fast.gated_product(function, z, value, b, c, parameter) if fast else function(z, parameter) * value
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return (*input_shape[:-1], self.units)
