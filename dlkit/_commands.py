@@ -1,5 +1,7 @@
 """What the commands do once the frameworks are loaded: find the data, call the package, show the answer."""
 
+import contextlib
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import dlkit.models
 import dlkit.report
 import dlkit.train
 import dlkit.tune
-from dlkit._errors import InputError
+from dlkit._errors import InputError, unknown
 from dlkit.models._registry import ENTRIES
 
 console = Console()
@@ -56,35 +58,6 @@ def train(model: str, data: str, recipe: str, settings: dict[str, str], size: in
     say(f"next: dlkit export {folder}")
 
 
-def tune(
-    model: str,
-    data: str,
-    budget: int,
-    oracle: str,
-    recipe: str,
-    settings: dict[str, str],
-    size: int,
-    directory: str,
-    seed: int,
-) -> None:
-    source, held_out = load(data)
-    part, validation = _validation(source, held_out, seed)
-    plan = _plan(part, model, recipe, settings | {"seed": str(seed)}, size)
-    folder = Path(directory or f"runs/tune-{Path(data).name}-{plan.model}")
-    found = dlkit.tune.search(
-        _build(plan, part), dlkit.tune.default_space, plan.recipe, part, validation, preprocess=plan.preprocess,
-        oracle=oracle, epochs_budget=budget or 8 * plan.recipe.epochs, directory=folder, seed=seed,
-    )  # fmt: skip
-    table = Table("trial", "epochs", "val_accuracy", *found.best.values)
-    for trial in found.trials[:10]:
-        score = f"{trial.score:.4f}" if trial.score is not None else "failed"
-        table.add_row(trial.id, str(trial.epochs), score, *(_number(value) for value in trial.values.values()))
-    console.print(table)
-    best = found.best
-    say(f"{found.epochs} epochs in {len(found.trials)} trials; best run in {best.run_dir}")
-    say(f"next: dlkit export {best.run_dir} --name {Path(data).name}")
-
-
 def evaluate(run: str, data: str) -> None:
     held = dlkit.train.load_run(run)
     source, held_out = load(data)
@@ -95,14 +68,44 @@ def evaluate(run: str, data: str) -> None:
     _table(f"{run} on {source.name}", {**_shown(metrics), "items": str(len(source))})
 
 
-def export(run: str, name: str, saved_models: str, version: int, optimize: str) -> None:
+def export(
+    run: str, name: str, saved_models: str, version: int, optimize: str, precision: str, format: str, data: str,
+    calibrate: bool,
+) -> None:  # fmt: skip
+    forms = {form: getattr(dlkit.export, form) for form in ("saved_model", "onnx", "openvino", "litert")}
+    if format not in forms:
+        raise unknown("format", format, forms)
+    if (precision == "int8" or calibrate) and not data:
+        raise InputError(f"{'--precision int8' if precision == 'int8' else '--calibrate'} needs --data FOLDER")
+    if calibrate and format != "saved_model":
+        raise InputError("--calibrate goes with --format saved_model")
     held = dlkit.train.load_run(run)
+    train, test = load(data) if data else (None, None)
+    given: dict[str, Any] = {"version": version or None, "task": held.recipe.task, "about": _about(run, held)}
+    given["verify_on"] = test if test is not None else train
+    if format == "saved_model":
+        given |= {"optimize": None if optimize == "none" else optimize, "precision": precision}
+        given["calibrate"] = given["verify_on"] if calibrate else None
+    elif format == "litert" and precision == "int8":
+        given |= {"quantize": "int8", "samples": train}
+    elif precision != "float32":
+        raise InputError(
+            f"--precision {precision} with --format {format}; bfloat16 is for saved_model, int8 for litert"
+        )
     directory = Path(saved_models, name or Path(run).resolve().name)
-    path = dlkit.export.saved_model(
-        held.model, held.preprocess, held.classes, directory, version=version or None, task=held.recipe.task,
-        optimize=None if optimize == "none" else optimize, about={"recipe": held.recipe.to_dict(), "run": str(run)},
-    )  # fmt: skip
-    say(f"verified and written: {path}\nnext: dlkit predict {path} FILE...")
+    path = forms[format](held.model, held.preprocess, held.classes, directory, **given)
+    after = f"dlkit predict {path} FILE..." if format == "saved_model" else f"dlkit verify {path}"
+    say(f"verified and written: {path}\nnext: {after}")
+
+
+def _about(run: str, held: Any) -> dict[str, Any]:
+    """Returns what the model card says of the run: recipe, data and the metrics of the last epoch."""
+    about = {"recipe": held.recipe.to_dict(), "run": str(run)}
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        about["data"] = json.loads(Path(run, "recipe.json").read_text())["data"]
+    with contextlib.suppress(OSError, IndexError), Path(run, "history.csv").open() as file:
+        about["metrics"] = list(csv.DictReader(file))[-1]
+    return about
 
 
 def verify(path: str, data: str) -> None:

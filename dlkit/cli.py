@@ -102,10 +102,16 @@ def tune(
     size: int = 0,
     directory: str = "",
     seed: int = 0,
+    space: str = "default",
+    workers: int = 1,
+    dry_run: bool = False,
+    export: str = "",
+    saved_models: str = "saved_models",
 ) -> None:
-    """Search the learning rate, weight decay, smoothing and width of MODEL on DATA; a killed search continues.
+    """Search learning rate, weight decay, smoothing and width of MODEL on DATA, or --space; a killed search continues.
 
     Example: dlkit tune resnet_cifar8 digits --epochs-budget 40 --set epochs=9
+    Example: dlkit tune resnet_cifar20 photos/ --space optimizer,augmentation --workers 2 --export photos
 
     Args:
         model: a name that `dlkit models` lists; leave it out to have one chosen.
@@ -117,12 +123,21 @@ def tune(
         size: side of the square input in pixels; 0 chooses by the data.
         directory: folder of the search; empty takes runs/tune-DATA-MODEL.
         seed: of the split, the suggestions and the initial weights.
+        space: what is varied: default, optimizer, schedule, batch, loss, regularization, augmentation, architecture
+            (which takes the place of MODEL's width and depth); several with commas.
+        workers: processes that train at the same time.
+        dry_run: show the space and how many trials train how long, and train nothing.
+        export: retrain the best configuration on all of DATA and write the verified export SAVED_MODELS/EXPORT.
+        saved_models: folder of the exports.
     """
     with _frameworks():
-        from dlkit import _commands
+        from dlkit import _tune
     if not data:
         model, data = "", model
-    _commands.tune(model, data, epochs_budget, oracle, recipe, _settings(set), size, directory, seed)
+    _tune.tune(
+        model, data, epochs_budget, oracle, recipe, _settings(set), size, directory, seed, space=space,
+        workers=workers, dry_run=dry_run, export=export, saved_models=saved_models,
+    )  # fmt: skip
 
 
 def evaluate(run: RunDir, data: Data) -> None:
@@ -140,7 +155,15 @@ def evaluate(run: RunDir, data: Data) -> None:
 
 
 def export(
-    run: RunDir, name: str = "", saved_models: str = "saved_models", version: int = 0, optimize: str = "fold"
+    run: RunDir,
+    name: str = "",
+    saved_models: str = "saved_models",
+    version: int = 0,
+    optimize: str = "fold",
+    precision: str = "float32",
+    format: str = "saved_model",
+    data: str = "",
+    calibrate: bool = False,
 ) -> None:
     """Write a run's model as a verified SavedModel with preprocessing and class names in the graph.
 
@@ -152,10 +175,15 @@ def export(
         saved_models: folder in the layout of TensorFlow Serving: NAME/VERSION.
         version: an integer that is still free; 0 takes the next one.
         optimize: fold, freeze or none.
+        precision: float32; bfloat16 (SavedModel, newer processors); int8 (litert).
+        format: saved_model, onnx, openvino or litert; all but the first hold the network behind the preprocessing.
+        data: a folder of labelled images, "digits" or a prepared TFDS data set: its held-out part goes through the
+            check, its training part gives the ranges of int8.
+        calibrate: choose the temperature of the probabilities on the held-out part of DATA.
     """
     with _frameworks():
         from dlkit import _commands
-    _commands.export(run, name, saved_models, version, optimize)
+    _commands.export(run, name, saved_models, version, optimize, precision, format, data, calibrate)
 
 
 def verify(path: Export, data: str = "") -> None:

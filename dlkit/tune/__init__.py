@@ -1,7 +1,8 @@
 """Hyperparameter search on KerasTuner's interface, with trials that continue instead of restarting."""
 
 from dlkit.tune import space
-from dlkit.tune._asha import Asha, Bohb
+from dlkit.tune._asha import Asha
+from dlkit.tune._bohb import Bohb
 from dlkit.tune._records import DamagedRecordWarning
 from dlkit.tune._search import Search, TrialResult, search
 from dlkit.tune.hypermodels import HyperAlexNet, HyperCNN, HyperMLP, HyperResNet, HyperVGG

@@ -19,6 +19,11 @@ from dlkit.data import Preprocess, Source, eval_pipeline, from_arrays, train_pip
 from dlkit.train import losses, optimizers, schedules
 from dlkit.tune import space
 
+_BUILDERS: dict[str, Callable[..., keras.Model]] = {
+    "mlp": models.mlp, "cnn": models.cnn, "alexnet": models.alexnet, "vgg": models.vgg,
+    "resnet_cifar": models.resnet_cifar, "resnet": models.resnet,
+}  # fmt: skip
+
 
 class Hyper(keras_tuner.HyperModel):
     """What the hypermodels share: `build` gives a compiled model, `fit` takes sources or arrays.
@@ -58,10 +63,7 @@ class Hyper(keras_tuner.HyperModel):
 
     def builder(self) -> Callable[..., keras.Model]:
         """Returns the function that builds the family's models."""
-        return {
-            "mlp": models.mlp, "cnn": models.cnn, "alexnet": models.alexnet, "vgg": models.vgg,
-            "resnet_cifar": models.resnet_cifar, "resnet": models.resnet,
-        }[self._family()]  # fmt: skip
+        return _BUILDERS[self._family()]
 
     def build(self, hp: Any) -> keras.Model:
         """Builds and compiles the model that `hp` describes."""

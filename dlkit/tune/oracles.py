@@ -8,7 +8,8 @@ import keras_tuner
 from keras_tuner import oracles as kt
 
 from dlkit._errors import InputError, unknown
-from dlkit.tune._asha import Asha, Bohb
+from dlkit.tune._asha import Asha
+from dlkit.tune._bohb import Bohb
 
 
 def _random(objective: keras_tuner.Objective, epochs: int, budget: int, seed: int) -> Any:

@@ -136,13 +136,15 @@ def augmentation(hp: Any) -> dict[str, dict[str, Any]]:
     with hp.conditional_scope("mix", ["cutmix"]):
         cutmix = hp.Float("cutmix_chance", 0.1, 1.0, default=0.5)
     erase = hp.Boolean("erase")
-    operations: list[Any] = {
-        "crop_flip": lambda: [RandomCrop(), Flip()],
-        "affine": lambda: [Affine(rotate=rotate, shift=shift)],
-        "randaugment": lambda: [RandAugment(magnitude=magnitude)],
-        "trivialaugment": lambda: [TrivialAugment()],
-        "none": list,
-    }[policy]()
+    operations: list[Any] = []
+    if policy == "crop_flip":
+        operations += [RandomCrop(), Flip()]
+    elif policy == "affine":
+        operations.append(Affine(rotate=rotate, shift=shift))
+    elif policy == "randaugment":
+        operations.append(RandAugment(magnitude=magnitude))
+    elif policy == "trivialaugment":
+        operations.append(TrivialAugment())
     operations += [Erase()] if erase else []
     operations += [MixUp(mixup)] if mix == "mixup" else [CutMix(chance=cutmix)] if mix == "cutmix" else []
     return {"recipe": {"augment": tuple(operations)}}

@@ -10,7 +10,7 @@ import pytest
 from dlkit._errors import InputError
 from dlkit.data import Preprocess, load
 from dlkit.train import Recipe, fit, load_run
-from dlkit.tune import ORACLES, _search, default_space, search
+from dlkit.tune import ORACLES, _trial, default_space, search
 
 RECIPE = Recipe(epochs=3, batch=50, optimizer="adam", peak_lr=0.01, warmup_epochs=0.0, weight_decay=0.0)
 PREPROCESS = Preprocess(8, channels=1, mean=0.3, std=0.37)
@@ -66,7 +66,7 @@ def test_a_search_spends_its_budget_and_ranks_its_trials(straight):
 def test_a_promoted_trial_has_the_bits_of_one_that_was_never_stopped(straight, tmp_path):
     promoted = next(trial for trial in straight.trials if trial.epochs == 3)
     values = json.loads((promoted.run_dir.parent / "trial.json").read_text())["hyperparameters"]["values"]
-    keras.utils.set_random_seed(_search._seed(0, values["tuner/trial_id"]))
+    keras.utils.set_random_seed(_trial.seed_of(0, values["tuner/trial_id"]))
     model = build(**promoted.model)
     fit(model, promoted.recipe, *sources(), preprocess=PREPROCESS, run_dir=tmp_path / "run", verbose=False)
     for a, b in zip(model.weights, load_run(promoted.run_dir).model.weights, strict=True):
