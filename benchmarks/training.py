@@ -24,7 +24,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 CASES = {"imagenet": (16, 224, 1000), "cifar": (128, 32, 10)}  # batch, side, classes
-STEPS = {"imagenet": 2, "cifar": 6}  # per turn
+TURN = 1.0  # seconds of a turn; at least one step
 CONTESTANTS = ("dlkit", "dlkit_float32", "keras", "torch_float32", "torch_bfloat16")
 TARGETS = {("imagenet", "keras"): 2.2, ("imagenet", "torch"): 1.1, ("cifar", "keras"): 1.8, ("cifar", "torch"): 1.2}
 
@@ -244,12 +244,13 @@ class Child:
 
 def race(case: str, turns: int, names: tuple[str, ...]) -> dict[str, Any]:
     """Returns images per second and seconds of the first step by contestant; medians of `turns` interleaved turns."""
-    batch, steps = CASES[case][0], STEPS[case]
+    batch = CASES[case][0]
     children = {name: Child(case, name) for name in names}
+    counts = {name: max(1, round(TURN / child.steps(1))) for name, child in children.items()}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(turns):
         for name, child in children.items():
-            seconds[name].append(child.steps(steps) / steps)
+            seconds[name].append(child.steps(counts[name]) / counts[name])
     rows = {
         name: {
             "images_per_second": round(batch / statistics.median(seconds[name]), 2),
@@ -269,9 +270,15 @@ def race(case: str, turns: int, names: tuple[str, ...]) -> dict[str, Any]:
             ratio = statistics.median(seconds[peer]) / ours
             rows["dlkit"][f"times_{peer}"] = round(ratio, 3)
             target = TARGETS[case, label]
-            print(f"{case}: {ratio:.2f} times {peer}, target {target}: {'met' if ratio >= target else 'MISSED'}")
+            print(
+                f"{case}: {ratio:.2f} times {peer}, target {target}: {'met' if ratio >= target else 'MISSED'}",
+                flush=True,
+            )
     for name, row in rows.items():
-        print(f"  {name:15} {row['images_per_second']:9.2f} images/s, first step {row['first_step_seconds']:.1f} s")
+        print(
+            f"  {name:15} {row['images_per_second']:9.2f} images/s, first step {row['first_step_seconds']:.1f} s",
+            flush=True,
+        )
     return {"batch": batch, "side": CASES[case][1], "turns": turns, "rows": rows}
 
 
@@ -318,6 +325,7 @@ def main() -> None:
     if arguments.contestant:
         contestant(*arguments.contestant)
         return
+    RESULTS.parent.mkdir(exist_ok=True)
     record = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     record["machine"] = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
     if arguments.accuracy:
@@ -331,7 +339,7 @@ def main() -> None:
             print("PyTorch is not installed and is left out: pip install torch")
         for case in arguments.case or CASES:
             record[case] = race(case, arguments.turns, names)
-    RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps(record, indent=1) + "\n")
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
 
 
