@@ -1,15 +1,21 @@
-"""Times exports of one network against `model.export()`, and writes benchmarks/results/serving.json.
+"""Times exports of one network against other exports and runtimes, and writes benchmarks/results/serving.json.
 
-    python benchmarks/serving.py                       ResNet-50, about four minutes on two cores
-    python benchmarks/serving.py --model vgg16         any name of `dlkit models`; --side and --classes as it needs
+    python benchmarks/serving.py                                   ResNet-50; other names of `dlkit models` by --model
+    python benchmarks/serving.py --model resnet_cifar20 --side 32 --classes 10
+    python benchmarks/serving.py --run RUN --data FOLDER           accuracy lost by bfloat16 and int8 on labelled images
 
-Every round starts one fresh process per variant, in turns, which loads the export with TensorFlow alone and answers
-preprocessed tensors; the figures are medians over the rounds. "first answer" counts from the start of the process.
-Memory is the peak resident size of that process after batch 1, and after batch 32. `keras.applications` is the network
-of the same name with Keras' own layers, exported by `model.export()`; it is left out where there is none.
+`--folder FOLDER --stage write` exports only and keeps the files; `--stage measure` times what is there. Every round
+starts one fresh process per variant, in turns, which loads the export with its runtime alone and answers preprocessed
+tensors; the figures are medians over the rounds. "first answer" counts from the start of the process. Memory is the
+peak resident size of that process after batch 1.
+
+Peers: `model.export()` is Keras' export of the same network; `keras.applications` that of the network of the same name
+with Keras' own layers, left out where there is none. ONNX Runtime, OpenVINO and LiteRT read dlkit's conversions, on two
+threads and in float32 (int8 where named).
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -23,31 +29,67 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 RESULTS = Path(__file__).parent / "results" / "serving.json"
+RUNTIMES = Path(__file__).parents[1] / "dlkit" / "export" / "_runtimes.py"
 PEERS = {"resnet50": "ResNet50", "vgg16": "VGG16"}
 BATCHES = {1: 15, 32: 3}  # rows: repetitions
+SAVED_MODELS = {
+    "dlkit None": {"optimize": None},
+    "dlkit fold": {"optimize": "fold"},
+    "dlkit freeze": {"optimize": "freeze"},
+    "dlkit fold bfloat16": {"optimize": "fold", "precision": "bfloat16"},
+    "dlkit freeze bfloat16": {"optimize": "freeze", "precision": "bfloat16"},
+}
+LARGEST_FROZEN = 400e6  # bytes of weights; loading a frozen graph takes about 25 times as much memory
 
 
-def write(folder, name, side, classes):
-    """Writes every variant of the network below `folder` and returns their seconds and bytes."""
+def samples(side, classes, count=64):
+    """Returns a Source of generated pictures."""
+    import numpy as np
+
+    from dlkit.data import from_arrays
+
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 255, (count, side, side, 3), np.uint8)
+    return from_arrays(pixels, np.arange(count) % classes, classes=[f"class {i}" for i in range(classes)])
+
+
+def variants(model, preprocess, labels, train, wanted):
+    """Yields (name, function that exports into a folder) of dlkit's own forms."""
+    from dlkit import export
+
+    size = 4 * model.count_params()
+    for name, given in SAVED_MODELS.items():
+        if "freeze" not in name or size <= LARGEST_FROZEN:
+            yield name, lambda f, given=given: export.saved_model(model, preprocess, labels, f, **given)
+    yield "ONNX Runtime", lambda f: export.onnx(model, preprocess, labels, f)
+    yield "OpenVINO", lambda f: export.openvino(model, preprocess, labels, f)
+    if "litert" in wanted:
+        yield "LiteRT", lambda f: export.litert(model, preprocess, labels, f)
+        yield "LiteRT int8", lambda f: export.litert(model, preprocess, labels, f, quantize="int8", samples=train)
+
+
+def write(folder, name, side, classes, wanted):
+    """Writes every variant of the network below `folder` and notes its seconds and bytes there."""
     import keras
     import numpy as np
 
     from dlkit import models
     from dlkit.data import Preprocess
-    from dlkit.export import saved_model
 
     rng = np.random.default_rng(0)
     model = models.create(name, classes=classes, input_shape=(side, side, 3))
-    for weight in model.weights:
+    for weight in model.weights:  # statistics as of a trained network: a zero bias would be optimised away
         if weight.name in ("gamma", "moving_variance"):
             weight.assign(rng.uniform(0.5, 1.0, weight.shape))
-    labels = [f"class {i}" for i in range(classes)]
+        elif weight.name in ("beta", "bias", "moving_mean"):
+            weight.assign(rng.normal(0, 0.1, weight.shape))
+    train = samples(side, classes)
     made = {}
-    for optimize in (None, "fold", "freeze"):
+    for variant, make in variants(model, Preprocess(side), list(train.classes), train, wanted):
         started = time.monotonic()
-        path = saved_model(model, Preprocess(side), labels, folder / f"dlkit {optimize}", optimize=optimize)
-        path.rename(folder / f"dlkit {optimize}" / "export")
-        made[f"dlkit {optimize}"] = time.monotonic() - started
+        make(folder / variant).rename(folder / variant / "export")
+        made[variant] = time.monotonic() - started
+        print(f"{variant:24} {made[variant]:6.1f} s", flush=True)
     peers = {"model.export()": model}
     if name in PEERS and side == 224 and classes == 1000:
         peers["keras.applications"] = getattr(keras.applications, PEERS[name])(weights=None, classifier_activation=None)
@@ -56,7 +98,8 @@ def write(folder, name, side, classes):
         network.export(folder / peer / "export", verbose=False)
         made[peer] = time.monotonic() - started
     size = {peer: sum(f.stat().st_size for f in (folder / peer).rglob("*") if f.is_file()) for peer in made}
-    return {peer: {"export_s": seconds, "megabytes": size[peer] / 1e6} for peer, seconds in made.items()}
+    table = {peer: {"export_s": seconds, "megabytes": size[peer] / 1e6} for peer, seconds in made.items()}
+    (folder / "table.json").write_text(json.dumps(table))
 
 
 def peak_kb():
@@ -65,32 +108,103 @@ def peak_kb():
     return int(status.split("VmHWM:")[1].split()[0])
 
 
+def loaded(path):
+    """Returns a function from a batch to logits, with no more imports than the form needs."""
+    form = {"model.onnx": "onnx", "model.xml": "openvino", "model.tflite": "litert"}
+    found = next((form[name] for name in form if (path / name).is_file()), None)
+    if found:
+        spec = importlib.util.spec_from_file_location("runtimes", RUNTIMES)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        runtime = module.Runtime(found, path, threads=os.cpu_count())
+        return lambda x: runtime(x)["logits"]
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+    if "tensors" in model.signatures:
+        call = model.signatures["tensors"]
+        return lambda x: call(tensors=tf.constant(x))["logits"].numpy()
+    return lambda x: model.serve(tf.constant(x)).numpy()
+
+
 def measure(path, side, started):
     """Loads one export and prints its figures; runs in a process of its own."""
     import numpy as np
-    import tensorflow as tf
 
-    loaded = tf.saved_model.load(path)
-    ours = "tensors" in loaded.signatures
-    call = loaded.signatures["tensors"] if ours else loaded.serve
+    answer = loaded(Path(path))
     figures = {}
     for rows, repetitions in BATCHES.items():
-        x = tf.constant(np.random.default_rng(0).normal(size=(rows, side, side, 3)), tf.float32)
-
-        def answer(x=x):
-            return call(tensors=x)["logits"].numpy() if ours else call(x).numpy()
-
-        answer()
+        x = np.random.default_rng(0).normal(size=(rows, side, side, 3)).astype(np.float32)
+        answer(x)
         if rows == 1:
             figures["first_answer_s"] = time.time() - started
         times = []
         for _ in range(repetitions):
             before = time.perf_counter()
-            answer()
+            answer(x)
             times.append(1000 * (time.perf_counter() - before))
         figures[f"batch_{rows}_ms"] = statistics.median(times)
         figures[f"memory_{rows}_mb"] = peak_kb() / 1024
     print(json.dumps(figures))
+
+
+def timed(folder, side, rounds):
+    """Returns the table with the medians of `rounds` interleaved rounds."""
+    table = json.loads((folder / "table.json").read_text())
+    found = {peer: [] for peer in table}
+    for _ in range(rounds):
+        for peer, rows in found.items():
+            command = [sys.executable, __file__, "--measure", str(folder / peer / "export"), "--side", str(side)]
+            done = subprocess.run(
+                [*command, "--started", str(time.time())], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise RuntimeError(f"{peer}: {done.stderr[-2000:]}")
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+    for peer, rows in found.items():
+        table[peer] |= {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+    return table
+
+
+def show(table):
+    bases = [peer for peer in ("model.export()", "keras.applications") if peer in table]
+    print(f"{'':24} export s    MB  first s  batch 1 ms  batch 32 ms  memory MB  times " + ", ".join(bases))
+    for peer, row in table.items():
+        ratios = [" ".join(f"{table[b][f'batch_{n}_ms'] / row[f'batch_{n}_ms']:.2f}" for n in BATCHES) for b in bases]
+        print(
+            f"{peer:24} {row['export_s']:8.1f} {row['megabytes']:5.0f} {row['first_answer_s']:8.2f} "
+            f"{row['batch_1_ms']:11.2f} {row['batch_32_ms']:12.1f} {row['memory_1_mb']:10.0f}  {', '.join(ratios)}"
+        )
+
+
+def accuracy(run, data, count):
+    """Returns the accuracy of each precision of a run's network on a folder of labelled images."""
+    import numpy as np
+
+    from dlkit.data import eval_pipeline, from_folder
+    from dlkit.train import load_run
+
+    held = load_run(run)
+    test = from_folder(Path(data) / "test")
+    train = from_folder(Path(data) / "train")
+    if count:
+        test = test.subset(np.linspace(0, len(test) - 1, count).round().astype(int))
+    batches = [batch.numpy() for batch, _ in eval_pipeline(test, held.preprocess, 100)]
+    targets = np.asarray(test.labels)
+    parts = np.split(targets, np.cumsum([len(batch) for batch in batches])[:-1])
+    made = dict(variants(held.model, held.preprocess, list(held.classes), train, ("litert",)))
+    table = {}
+    for name in ("dlkit fold", "dlkit fold bfloat16", "LiteRT", "LiteRT int8"):
+        with tempfile.TemporaryDirectory() as folder:
+            path = made[name](Path(folder) / "net")
+            answer = loaded(path)
+            right = 0
+            for batch, labels in zip(batches, parts, strict=True):
+                right += int(np.sum(answer(batch).argmax(-1) == labels))
+            size = sum(f.stat().st_size for f in path.rglob("*") if f.name.startswith(("variables.data", "model.tfl")))
+        table[name] = {"accuracy": right / len(targets), "images": len(targets), "weights_bytes": size}
+        print(f"{name:24} {100 * right / len(targets):6.2f} %  {size:,} bytes of weights", flush=True)
+    return table
 
 
 def main():
@@ -98,49 +212,39 @@ def main():
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--forms", default="litert", help="'' leaves LiteRT out")
+    parser.add_argument("--folder", type=Path, help="keeps the exports")
+    parser.add_argument("--stage", choices=("write", "measure", "both"), default="both")
+    parser.add_argument("--run", help="a run directory, for the accuracy")
+    parser.add_argument("--data", help="a folder with train/ and test/, one subfolder per class")
+    parser.add_argument("--images", type=int, default=0, help="of test/, 0 takes all")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         measure(given.measure, given.side, given.started)
         return
-    folder = Path(tempfile.mkdtemp(prefix="dlkit-serving-"))
+    if given.run:
+        keep(f"accuracy of {Path(given.run).name}", {"table": accuracy(given.run, given.data, given.images)})
+        return
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="dlkit-serving-"))
     try:
-        table = write(folder, given.model, given.side, given.classes)
-        rounds = {peer: [] for peer in table}
-        for _ in range(given.rounds):
-            for peer, found in rounds.items():
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--measure",
-                    str(folder / peer / "export"),
-                    "--side",
-                    str(given.side),
-                ]
-                done = subprocess.run(
-                    [*command, "--started", str(time.time())], capture_output=True, text=True, check=True
-                )
-                found.append(json.loads(done.stdout.splitlines()[-1]))
+        if given.stage != "measure":
+            write(folder, given.model, given.side, given.classes, given.forms)
+        if given.stage != "write":
+            table = timed(folder, given.side, given.rounds)
+            show(table)
+            keep(given.model, {"rounds": given.rounds, "table": table})
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    for peer, found in rounds.items():
-        table[peer] |= {key: statistics.median(row[key] for row in found) for key in found[0]}
-    base = table["model.export()"]
-    print(f"{'':20} export s    MB  first s  batch 1 ms  batch 32 ms  memory MB  x model.export()")
-    for peer, row in table.items():
-        ratio = " ".join(f"{base[f'batch_{rows}_ms'] / row[f'batch_{rows}_ms']:.2f}" for rows in BATCHES)
-        print(
-            f"{peer:20} {row['export_s']:8.1f} {row['megabytes']:5.0f} {row['first_answer_s']:8.2f} "
-            f"{row['batch_1_ms']:11.1f} {row['batch_32_ms']:12.1f} {row['memory_1_mb']:10.0f}  {ratio}"
-        )
+        if given.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep(name, result):
+    """Adds a result to the file of all results."""
     held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    held[given.model] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "rounds": given.rounds,
-        "table": table,
-    }
+    held[name] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", **result}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(held, indent=1) + "\n")
 

@@ -1,5 +1,8 @@
 """What an export is checked with: files or rows, their tensors from the evaluation pipeline, the expected outputs."""
 
+import math
+import re
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +17,8 @@ from dlkit.export._pictures import pictures
 BATCH = 32  # rows per request in the checks, and per `predict` step in the reference
 SAMPLES = 128  # of a source: the check takes seconds, not the length of an evaluation
 MANY, ROOM = 2048, 64 * 2**20  # where accuracy may fall: a share of 0.2 points takes that many, within these bytes
+NAMES = re.compile(r"((file|pixels)_\d{1,5}|inputs|targets|expected|features|tensors)\.npy")
+LARGEST = 64 * 2**20  # bytes of all samples that an export carries; they are generated and few
 FEW = 6  # requests of a single row
 EXACT = {"main": 0.0, "probabilities": 1e-6}
 # main: outputs, relative to the largest above 1; probabilities: the largest difference (the mean one where precision
@@ -194,17 +199,57 @@ def _different(source: Any, labels: Sequence[str]) -> str:
 
 def load(path: Path, preprocess: Any) -> Cases:
     """Returns the cases that an export carries, with tensors from today's evaluation pipeline."""
-    with np.load(path, allow_pickle=False) as file:
-        stored = dict(file)
-    count = sum(name.startswith("file_") for name in stored)
-    if count:
-        cases = of_files([stored[f"file_{i}"].tobytes() for i in range(count)], preprocess)
-    elif "inputs" in stored:
-        cases = of_rows(stored["inputs"], preprocess)
-    else:
-        cases = Cases(tensors=stored["tensors"])
+    stored = _stored(path)
+    files = [stored[f"file_{i}"].tobytes() for i in range(len(stored)) if f"file_{i}" in stored]
+    try:
+        if files and hasattr(preprocess, "from_bytes"):
+            cases = of_files(files, preprocess)
+        elif "inputs" in stored and hasattr(preprocess, "from_rows"):
+            cases = of_rows(stored["inputs"], preprocess)
+        else:
+            cases = Cases(tensors=stored.get("tensors", np.zeros(0, np.float32)))
+    except tf.errors.OpError as error:
+        raise InputError(f"{path} is damaged ({error.message}); export the model again") from error
+    if "expected" not in stored or len(stored["expected"]) != len(cases.tensors):
+        raise InputError(f"{path} does not hold one expected output per sample; export the model again")
     cases.expected, cases.features = stored["expected"], stored.get("features")
     return cases
+
+
+def _stored(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file that may be somebody else's: plain numbers, no larger than their members, in bounds.
+
+    Raises:
+        InputError: a member of another kind or size.
+    """
+    found: dict[str, np.ndarray] = {}
+    left = LARGEST
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                left -= info.file_size
+                if not NAMES.fullmatch(info.filename) or left < 0:
+                    raise InputError(f"{path}: {info.filename!r} of {info.file_size:,} bytes is no sample of an export")
+                with archive.open(info) as member:
+                    found[info.filename.removesuffix(".npy")] = _array(member, info, path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); export the model again") from error
+    return found
+
+
+def _array(member: Any, info: zipfile.ZipInfo, path: Path) -> np.ndarray:
+    """Reads one array after comparing what its header declares with the bytes that follow it."""
+    version = np.lib.format.read_magic(member)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise InputError(f"{path}: {info.filename} is in version {version} of NumPy's format")
+    shape, fortran, dtype = read(member)
+    size = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or fortran or size != info.file_size - member.tell():
+        raise InputError(f"{path}: {info.filename} declares {dtype} {shape} and holds something else")
+    return np.frombuffer(member.read(size), dtype).reshape(shape)
 
 
 def example(content: bytes) -> bytes:

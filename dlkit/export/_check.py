@@ -77,6 +77,10 @@ class Checks:
             self.add(name, False, detail="answered instead of raising an error")
 
     def run(self):
+        strange = _sibling("_operations").strange_operations(self.export)
+        self.add("no operation reaches out of the graph", not strange, detail=", ".join(strange))
+        if strange:
+            return
         self.model = tf.saved_model.load(str(self.export))
         self.signatures = self.model.signatures
         loaded = sorted({name.split(".")[0] for name in sys.modules} & set(_Hidden.names))

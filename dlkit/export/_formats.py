@@ -1,6 +1,5 @@
 """The same network for other runtimes: ONNX, OpenVINO and LiteRT, each checked like a SavedModel before it appears."""
 
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,19 +7,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from dlkit._errors import InputError, require
+from dlkit._errors import InputError
 from dlkit.export import _cases, _folders, _manifest, _options
 from dlkit.export._cases import Cases
 from dlkit.export._options import Options
+from dlkit.export._packages import check_packages
 from dlkit.export._process import Checker
 from dlkit.export._saved_model import Export
 from dlkit.export._signatures import Core, numbers
 
-PACKAGES = {
-    "onnx": ("onnx", "tf2onnx", "onnxruntime"),
-    "openvino": ("onnx", "tf2onnx", "openvino"),
-    "litert": ("ai_edge_litert",),
-}
 RANGES = 200  # training images whose activations give the int8 ranges
 
 
@@ -65,7 +60,7 @@ def onnx(
         >>> onnx(model, preprocess, ["cat", "dog"], "exports/pets-onnx")  # doctest: +SKIP
         PosixPath('exports/pets-onnx/1')
     """
-    require_extras("onnx")
+    check_packages("onnx")
     options = _options.checked(labels, directory, version, "fold", "float32", task, temperature, about, "onnx")
     return _converted(model, preprocess, options, verify_on)
 
@@ -91,7 +86,7 @@ def openvino(
         >>> openvino(model, preprocess, ["cat", "dog"], "exports/pets-openvino")  # doctest: +SKIP
         PosixPath('exports/pets-openvino/1')
     """
-    require_extras("openvino")
+    check_packages("openvino")
     options = _options.checked(labels, directory, version, "fold", "float32", task, temperature, about, "openvino")
     return _converted(model, preprocess, options, verify_on)
 
@@ -124,7 +119,7 @@ def litert(
         >>> litert(model, preprocess, labels, "exports/pets-litert", quantize="int8", samples=train)  # doctest: +SKIP
         PosixPath('exports/pets-litert/1')
     """
-    require_extras("litert")
+    check_packages("litert")
     options = _options.checked(
         labels, directory, version, "fold", "float32", task, temperature, about, "litert", quantize
     )
@@ -134,13 +129,6 @@ def litert(
             "ranges of the activations, and float32 needs none"
         )
     return _converted(model, preprocess, options, verify_on, samples)
-
-
-def require_extras(form: str) -> None:
-    """Raises InputError when a package of this form is missing; nothing is imported."""
-    for package in PACKAGES[form]:
-        if importlib.util.find_spec(package) is None:
-            raise require(package.replace("_", "-"), form, f"{form} export")
 
 
 def _converted(model: Any, preprocess: Any, options: Options, verify_on: Any, samples: Any = None) -> Path:

@@ -17,6 +17,19 @@ from dlkit._errors import InputError
 from dlkit.export._report import Report
 
 FORMAT = 1
+_LARGEST = 64 * 2**20  # bytes of a manifest that is read
+_KINDS: dict[str, Any] = {
+    "task": str,
+    "labels": list,
+    "top": int,
+    "temperature": (int, float),
+    "precision": str,
+    "form": str,
+    "model": dict,
+    "signatures": dict,
+    "preprocess": (dict, type(None)),
+    "quantize": (str, type(None)),
+}
 MANIFEST, VERIFICATION, CARD = "manifest.json", "verification.json", "README.md"
 SAMPLES = "assets.extra/verification.npz"
 _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;"} | {sign: f"\\{sign}" for sign in "\\`*_{}[]()#|!"})
@@ -63,17 +76,30 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"{path.stat().st_size:,} bytes")
         manifest = json.loads(path.read_text(encoding="utf-8"))
         made = manifest["format"]
     except FileNotFoundError as error:
         raise InputError(
             f"{folder} has no {MANIFEST}; only an export by dlkit.export.saved_model can be read here"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); export the model again") from error
     if made != FORMAT:
         raise InputError(f"{path} has format {made!r}, this dlkit reads {FORMAT}; use the dlkit that wrote it")
-    return {"form": "saved_model", "quantize": None, "calibration": None, **manifest}
+    manifest = {"form": "saved_model", "quantize": None, "calibration": None, "temperature": 1.0, **manifest}
+    wrong = [key for key, kind in _KINDS.items() if not isinstance(manifest.get(key), kind)]
+    if not wrong:
+        model, signatures = manifest["model"], manifest["signatures"].values()
+        wrong += [f"model.{key}" for key in ("bytes", "gives") if key not in model]
+        wrong += ["labels"] * any(not isinstance(label, str) for label in manifest["labels"])
+        wrong += ["signatures"] * any(not isinstance(each, dict) or not each.get("inputs") for each in signatures)
+        wrong += ["task"] * (manifest["task"] not in ("classification", "regression", "box"))
+        wrong += ["precision"] * (manifest["precision"] not in ("float32", "bfloat16"))
+    if wrong:
+        raise InputError(f"{path} is damaged ({', '.join(wrong)}); export the model again")
+    return manifest
 
 
 def write_papers(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from dlkit._errors import InputError
 from dlkit.export import _folders
+from dlkit.export._operations import strange_operations
 
 BATCH = 32
 
@@ -56,10 +57,24 @@ def predict(path: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]
     if top < 1:
         raise InputError(f"top={top!r}; expected 1 to 5")
     contents = [_read(name) for name in names]
+    check_form(folder)
     signatures = tf.saved_model.load(str(folder)).signatures
     if "tolerant" not in signatures:
         raise InputError(f"{folder} takes no picture files; its signatures are {', '.join(sorted(signatures))}")
     return list(_answers(signatures["tolerant"], names, contents, top))
+
+
+def check_form(folder: Path) -> None:
+    """Raises InputError when `folder` holds no SavedModel, or one that does more than compute."""
+    kind = _folders.form(folder)
+    if kind != "saved_model":
+        raise InputError(f"{folder} is an export for {kind}; files are classified by a SavedModel only")
+    try:
+        strange = strange_operations(folder)
+    except Exception as error:  # the protocol buffers' own error class is not public
+        raise InputError(f"{folder}/saved_model.pb is damaged ({type(error).__name__}); export it again") from error
+    if strange:
+        raise InputError(f"{folder} is refused: its graph holds {', '.join(strange)}, which no network needs")
 
 
 def _answers(signature: Any, names: list[Path], contents: list[bytes], top: int) -> Iterator[Prediction]:

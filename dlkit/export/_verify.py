@@ -9,8 +9,11 @@ import numpy as np
 
 from dlkit._errors import InputError
 from dlkit.export import _cases, _folders, _manifest
+from dlkit.export._packages import check_runtime
+from dlkit.export._predict import check_form
 from dlkit.export._process import Checker
 from dlkit.export._report import Report
+from dlkit.export._runtimes import Runtime
 
 _MAIN = {"classification": "logits", "regression": "predictions", "box": "boxes"}
 
@@ -35,6 +38,10 @@ def verify(path: str | os.PathLike[str], *, data: Any = None) -> Report:
     """
     folder = _folders.version_folder(path)
     manifest = _manifest.read(folder)
+    if manifest["form"] != _folders.form(folder):
+        raise InputError(f"{folder} holds {_folders.form(folder)}, its manifest says {manifest['form']!r}")
+    if manifest["form"] != "saved_model":
+        check_runtime(manifest["form"])
     source = _source(data, manifest)
     with Checker() as checker, tempfile.TemporaryDirectory(prefix="dlkit-verify-") as scratch:
         preprocess = _preprocess(manifest, folder)
@@ -65,12 +72,21 @@ def _with_data(
     import tensorflow as tf
 
     more = _cases.of_source(source, preprocess, manifest["labels"])
-    signatures = tf.saved_model.load(str(folder)).signatures
+    if manifest["form"] == "saved_model":
+        check_form(folder)
+        signatures = tf.saved_model.load(str(folder)).signatures
+
+        def call(rows: np.ndarray) -> Any:
+            return signatures["tensors"](tensors=tf.constant(rows))[main]
+    else:
+        runtime = Runtime(manifest["form"], folder)
+
+        def call(rows: np.ndarray) -> Any:
+            return runtime(rows)[main]
+
     main = "probabilities" if manifest["model"]["gives"] == "probabilities" else _MAIN[manifest["task"]]
     batch = min(_cases.BATCH, len(more.tensors))
-    more.expected = _cases.in_batches(
-        lambda rows: signatures["tensors"](tensors=tf.constant(rows))[main], more.tensors, batch
-    )[0]
+    more.expected = _cases.in_batches(call, more.tensors, batch)[0]
     both = _cases.joined(cases, more)
     both.expected, both.features = np.concatenate([cases.expected, more.expected]), cases.features
     return both
@@ -82,9 +98,13 @@ def _preprocess(manifest: dict[str, Any], folder: Path) -> Any:
         return None
     from dlkit import data
 
-    made = getattr(data, record["class"], None) if record["class"] in ("Preprocess", "Standardize") else None
+    name = record.get("class")
+    made = getattr(data, name, None) if name in ("Preprocess", "Standardize") else None
     if made is None:
-        raise InputError(
-            f"{folder} was made with a preprocess of your own, {record['class']!r}; dlkit cannot rebuild it"
-        )
-    return made.from_config(record["config"])
+        raise InputError(f"{folder} was made with a preprocess of your own, {name!r}; dlkit cannot rebuild it")
+    try:
+        return made.from_config(record["config"])
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}: the preprocess in its {_manifest.MANIFEST} is damaged ({error})") from error

@@ -9,7 +9,18 @@ import pytest
 
 from dlkit._errors import InputError
 from dlkit.data import Preprocess, from_arrays
-from dlkit.export import VerificationError, _convert, _folders, _formats, _options, _runtimes, litert, onnx, verify
+from dlkit.export import (
+    VerificationError,
+    _convert,
+    _folders,
+    _formats,
+    _options,
+    _packages,
+    _runtimes,
+    litert,
+    onnx,
+    verify,
+)
 
 LABELS = ("cat", "dog", "<b>bird</b>", "fish|star", "Ёж")
 
@@ -19,7 +30,7 @@ def convert(checker, tmp_path):
     """Returns the export functions with the shared checking process instead of one of their own."""
 
     def call(form, model, preprocess, labels=LABELS, *, quantize=None, samples=None, verify_on=None, task=None):
-        for package in _formats.PACKAGES[form]:
+        for package in _packages.PACKAGES[form]:
             pytest.importorskip(package)
         directory = tmp_path / form
         options = _options.checked(labels, directory, None, "fold", "float32", task, 1.0, None, form, quantize)
@@ -93,7 +104,7 @@ def test_a_conversion_that_exchanges_two_outputs_is_not_published(convert, tiny,
     assert not [entry for entry in (tmp_path / "litert").glob("*") if entry.name != ".lock"]
 
 
-@pytest.mark.parametrize("form", _formats.PACKAGES)
+@pytest.mark.parametrize("form", _packages.PACKAGES)
 def test_a_missing_package_is_named_in_one_line_before_work_starts(form, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=rf'is not installed: pip install "dlkit\[{form}\]"'):
@@ -117,7 +128,7 @@ def test_arguments_that_cannot_be_meant_are_refused(given, message, tiny, prepro
 
 
 def test_one_folder_holds_one_form(exported, tiny, preprocess):
-    for package in _formats.PACKAGES["onnx"]:
+    for package in _packages.PACKAGES["onnx"]:
         pytest.importorskip(package)
     with pytest.raises(InputError, match=r"holds versions in the form saved_model"):
         onnx(tiny(), preprocess, LABELS, exported.parent)
