@@ -14,7 +14,7 @@ Array = np.ndarray
 RUNGS = 3  # the last ones: scores before a ninth of the epochs say too little
 CANDIDATES = 400  # configurations among which the expected improvement is maximised
 DENSITY_CANDIDATES = 64
-POINTS = 300  # trials the process sees: the best half and the latest half
+POINTS = 200  # trials the process sees: the best half and the latest half
 GROWTH = 1.2  # the process's scales are found anew after this much more data
 LIVE = 150  # the best trials that a promotion is chosen from
 
@@ -26,10 +26,10 @@ class Bohb(Asha):
 
     First 2 d + 2 trials spread over the d hyperparameters (a Sobol sequence). From then on a trial that promises most
     at `max_epochs` is continued by one rung and a new one starts, turn by turn. A new trial maximises the expected
-    improvement at `max_epochs` under a Gaussian process of configuration and epochs, which learns from all rungs
-    how much an early score is worth; or, a share `density_fraction` of them, BOHB's ratio l(x) / g(x) of kernel densities of
-    the good and the other configurations of the longest rung with enough of them. Two models that err in different ways
-    find the best more surely than each alone: `python benchmarks/search.py --data FOLDER`.
+    improvement at `max_epochs` under a Gaussian process of configuration and epochs, which learns from all rungs how
+    much an early score is worth. Or, a share `density_fraction` of them, it maximises BOHB's ratio l(x) / g(x) of kernel
+    densities of the good and the other configurations at the longest rung with enough of them. Two models that err in
+    different ways find the best more surely than each alone: `python benchmarks/search.py --data FOLDER`.
 
     Args:
         density_fraction: the share of new trials that come from the kernel densities.
