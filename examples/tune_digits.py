@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from dlkit.data import Preprocess, load
 from dlkit.models import resnet_cifar
+from dlkit.report import write_search
 from dlkit.train import RECIPES
 from dlkit.tune import search
 
@@ -41,6 +42,7 @@ def main(smoke: bool, out: str) -> None:
     for trial in found.trials[:5]:
         print(trial.id, trial.epochs, trial.score, trial.values)
     print("best run:", found.best.run_dir)
+    print("report:", write_search(found.directory))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from dlkit.tune import space
 from dlkit.tune._asha import Asha
 from dlkit.tune._bohb import Bohb
 from dlkit.tune._records import DamagedRecordWarning
-from dlkit.tune._search import Search, TrialResult, search
+from dlkit.tune._results import Search, TrialResult
+from dlkit.tune._search import search
 from dlkit.tune.hypermodels import HyperAlexNet, HyperCNN, HyperMLP, HyperResNet, HyperVGG
 from dlkit.tune.oracles import ORACLES
 from dlkit.tune.space import default_space

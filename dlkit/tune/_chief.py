@@ -99,7 +99,7 @@ class Chief:
 
     def spent(self) -> int:
         """Epochs of all ended trials; a promoted one counts what it added, an infeasible one nothing."""
-        return sum(self._cost(r["values"]) for r in self.ended.values() if r["status"] != "INFEASIBLE")
+        return sum(self._cost(r["values"]) for r in list(self.ended.values()) if r["status"] != "INFEASIBLE")
 
     def lost(self, tuner_id: str, reason: str) -> None:
         """Gives the trial of a worker that is no more to the next one; after some attempts it has failed."""

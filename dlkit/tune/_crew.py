@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from dlkit.tune import _worker
 
@@ -36,11 +36,10 @@ class Crew:
         self._job, self._address, self._logs = job, address, logs
         self._running: dict[str, float] = {}
         self._early: dict[str, int] = {}
-        self._nursery: _Nursery | None = None
+        self._nursery = _idle.pop() if _idle else _Nursery()
 
     def __enter__(self) -> "Crew":
         self._logs.mkdir(parents=True, exist_ok=True)
-        self._nursery = _idle.pop() if _idle else _Nursery()
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
@@ -52,7 +51,6 @@ class Crew:
             while self._running and time.monotonic() < until:
                 self.ended()
                 time.sleep(0.02)
-        assert self._nursery is not None
         if self._nursery.alive:
             _idle.append(self._nursery)
         else:
@@ -60,7 +58,6 @@ class Crew:
 
     def fill(self, without: Collection[str] = ()) -> None:
         """Starts the workers that are missing."""
-        assert self._nursery is not None
         if not self._nursery.alive:
             self._nursery.close()
             self._nursery = _Nursery()
@@ -74,8 +71,7 @@ class Crew:
 
     def end(self, name: str, number: int = signal.SIGKILL) -> None:
         """Sends a signal to a worker."""
-        if self._nursery is not None:
-            self._nursery.order(end=name, signal=int(number))
+        self._nursery.order(end=name, signal=int(number))
 
     def ended(self) -> list[tuple[str, int]]:
         """Returns the workers that have ended since the last call, with their exit status, or minus the signal.
@@ -83,7 +79,6 @@ class Crew:
         Raises:
             RuntimeError: workers cannot start; the message holds what they wrote.
         """
-        assert self._nursery is not None
         found = [(name, status) for name, status in self._nursery.ended() if name in self._running]
         if not self._nursery.alive:
             found += [(name, -signal.SIGKILL) for name in self._running if name not in dict(found)]
@@ -116,6 +111,7 @@ class _Nursery:
             [sys.executable, "-m", "dlkit.tune._nursery"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._said, env=environment, start_new_session=True,
         )  # fmt: skip
+        self._orders = cast(IO[bytes], self._process.stdin)
         self._reports: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._ready = False
         threading.Thread(target=self._listen, daemon=True, name="reports of the nursery").start()
@@ -125,10 +121,9 @@ class _Nursery:
         return self._process.poll() is None
 
     def order(self, **values: Any) -> None:
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # `ended` says what that means
-            self._process.stdin.write(json.dumps(values).encode() + b"\n")
-            self._process.stdin.flush()
+            self._orders.write(json.dumps(values).encode() + b"\n")
+            self._orders.flush()
 
     def ended(self) -> list[tuple[str, int]]:
         found = []
@@ -146,16 +141,14 @@ class _Nursery:
 
     def close(self) -> None:
         """Ends the process: it sees that nobody gives orders any more."""
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._orders.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=10)
         self._said.close()
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in cast(IO[bytes], self._process.stdout):
             self._reports.put(json.loads(line))
         self._reports.put(None)
 

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import keras_tuner
@@ -99,9 +99,7 @@ def read(path: Path, digest: str) -> Job:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
         raise InputError(f"{path} is not the file that the search has written")
-    job = pickle.loads(content)
-    assert isinstance(job, Job)
-    return job
+    return cast(Job, pickle.loads(content))
 
 
 class MappedArrays:

@@ -1,14 +1,12 @@
 """The search: an oracle suggests, `dlkit.train.fit` answers in worker processes, and nothing computed is lost."""
 
 import contextlib
-import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,90 +15,16 @@ import keras
 import keras_tuner
 
 from dlkit._errors import InputError, unknown
-from dlkit._files import write_json
 from dlkit.train import Recipe
 from dlkit.train._progress import bar
 from dlkit.tune import _job, _records, _trial, _worker, oracles
 from dlkit.tune._chief import Chief, Clock
 from dlkit.tune._crew import Crew
+from dlkit.tune._identity import claim, identity
 from dlkit.tune._keep import prune
+from dlkit.tune._results import Search, found, read, sign
 
 Space = Callable[[keras_tuner.HyperParameters], Mapping[str, Mapping[str, Any]]]
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """One trial: what was tried, how far it was trained and how good it was.
-
-    Attributes:
-        id: KerasTuner's trial id.
-        status: "COMPLETED", "FAILED" (the reason or traceback is in `message`) or "INFEASIBLE" (violates a constraint).
-        score: the objective at the last epoch, None if there is none.
-        epochs: epochs trained, those of the trials it continues included.
-        values: hyperparameter name to value.
-        model: keyword arguments of the builder.
-        recipe: the recipe, the overrides of the space applied.
-        run_dir: the folder of its run; `dlkit.train.load_run` reads it while its weights are kept.
-        metrics: the last row of its history, the model's "parameters" and "macs", and "latency" if it was measured.
-        seconds: from the build to the result.
-    """
-
-    id: str
-    status: str
-    score: float | None
-    epochs: int
-    values: dict[str, Any]
-    model: dict[str, Any]
-    recipe: Recipe
-    run_dir: Path
-    message: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Search:
-    """What a search gives back: the trials, best first, and where they lie."""
-
-    trials: tuple[TrialResult, ...]
-    directory: Path
-    epochs: int
-    objectives: tuple[str, ...] = ()
-
-    @property
-    def best(self) -> TrialResult:
-        """The trial with the best score.
-
-        Raises:
-            InputError: no trial completed; the message holds the first failure.
-        """
-        if not self.trials or self.trials[0].score is None:
-            raise InputError("no trial completed: " + (self.trials[0].message if self.trials else "none was started"))
-        return self.trials[0]
-
-    @property
-    def front(self) -> tuple[TrialResult, ...]:
-        """The trials that no other one beats in both objectives, by the first: the Pareto front.
-
-        Raises:
-            InputError: the search had no second objective, or no trial reports it.
-        """
-        if len(self.objectives) < 2:
-            raise InputError('a front needs a second objective: search(..., second="macs")')
-        first, second = self.objectives
-        held = [t for t in self.trials if t.score is not None and second in t.metrics]
-        if self.trials and not held:
-            raise InputError(f"no trial reports {second!r}; they have {', '.join(self.trials[0].metrics)}")
-
-        def cost(trial: TrialResult) -> tuple[float, float]:
-            values = (trial.score or 0.0, trial.metrics[second])
-            return values[0] * _sign(first), values[1] * _sign(second)
-
-        front: list[TrialResult] = []
-        for trial in sorted(held, key=cost):
-            if not front or cost(trial)[1] < cost(front[-1])[1]:
-                front.append(trial)
-        return tuple(front)
 
 
 def search(
@@ -178,18 +102,12 @@ def search(
     with _locked(directory):
         _explore(chosen, space, directory)
         name = oracle if isinstance(oracle, str) else type(oracle).__name__
-        _claim(directory, _identity(job, chosen, name))
+        claim(directory, identity(job, chosen, name))
         _forget_failures(directory)
         chief = Chief(chosen, directory, epochs_budget, recipe.epochs)
         with bar("search", epochs_budget, chief.spent(), show=verbose) as update:
             _run(chief, job, workers, keep, update)
-        return _found(job, chief.ended, chief.spent(), second)
-
-
-def read(directory: str | Path, job: _job.Job, second: str = "") -> Search:
-    """Returns what the records of a directory say, without a chief."""
-    ended = {i: kinds["ended"] for i, kinds in _records.read_all(Path(directory)).items() if "ended" in kinds}
-    return _found(job, ended, 0, second)
+        return found(job, chief.ended, chief.spent(), second)
 
 
 def _run(chief: Chief, job: _job.Job, workers: int, keep: int, update: Any) -> None:
@@ -201,7 +119,7 @@ def _run(chief: Chief, job: _job.Job, workers: int, keep: int, update: Any) -> N
             seen = len(chief.ended)
             prune(
                 dict(chief.ended), [dict(t.hyperparameters.values) for t in list(chief.ongoing_trials.values())],
-                job.directory, keep, _sign(job.objective),
+                job.directory, keep, sign(job.objective),
             )  # fmt: skip
         update(min(chief.spent(), chief.budget), _best_text(chief, job.objective))
 
@@ -273,8 +191,7 @@ def _attend(job: _job.Job, workers: int, second: str) -> Search:
     if not (job.directory / "search.json").exists():
         raise InputError(f"{job.directory} holds no search: the chief and all workers must see one directory")
     here = job.directory / "workers" / name
-    local = replace(job, directory=job.directory)
-    digest = _job.write(local, here)
+    digest = _job.write(job, here)
     with Crew(workers, name, (here / "job.pkl", digest), _address(), here) as crew:
         done: set[str] = set()
         while len(done) < workers:
@@ -349,35 +266,9 @@ def _forget_failures(directory: Path) -> None:
         shutil.rmtree(directory / "trials")
 
 
-def _found(job: _job.Job, ended: dict[str, dict[str, Any]], epochs: int, second: str) -> Search:
-    trials = [_result(job, trial_id, record) for trial_id, record in ended.items()]
-    sign = _sign(job.objective)
-    ranked = sorted(trials, key=lambda t: (t.score is None, sign * (t.score or 0.0), t.id))
-    return Search(tuple(ranked), job.directory, epochs, (job.objective, second) if second else (job.objective,))
-
-
-def _result(job: _job.Job, trial_id: str, record: dict[str, Any]) -> TrialResult:
-    values = record["values"]
-    overrides = job.overrides(values)
-    recipe = replace(job.recipe, **overrides["recipe"])
-    return TrialResult(
-        id=trial_id, status=record["status"], score=record["score"],
-        epochs=int(values.get("tuner/epochs") or recipe.epochs),
-        values={name: value for name, value in values.items() if not name.startswith("tuner/")},
-        model=overrides["model"], recipe=recipe, run_dir=_records.trial_folder(job.directory, trial_id) / "run",
-        message=record.get("message") or "", metrics=dict(record.get("metrics") or {}),
-        seconds=float(record.get("seconds") or 0.0),
-    )  # fmt: skip
-
-
-def _sign(objective: str) -> int:
-    """1 if less is better, -1 if more is."""
-    return 1 if any(part in objective for part in ("loss", "mae", *_trial.FACTS)) else -1
-
-
 def _best_text(chief: Chief, objective: str) -> str:
     scores = [record["score"] for record in list(chief.ended.values()) if record["score"] is not None]
-    best = f"best {objective} {min(scores, key=lambda s: _sign(objective) * s):.4f}  " if scores else ""
+    best = f"best {objective} {min(scores, key=lambda s: sign(objective) * s):.4f}  " if scores else ""
     failed = sum(record["status"] == "FAILED" for record in list(chief.ended.values()))
     return f"{best}{len(chief.ended)} trials{f', {failed} failed' if failed else ''}"
 
@@ -397,44 +288,3 @@ def _check(fidelity: str, seeds: int, folds: int, workers: int, constraints: Any
             raise InputError(f"constraints[{name!r}] must be a positive number, got {limit!r}")
     if "latency" in (constraints or {}) and measure is None:
         raise InputError("a constraint on the latency needs measure(model, preprocess) -> seconds")
-
-
-def _identity(job: _job.Job, oracle: Any, name: str) -> dict[str, Any]:
-    return {
-        "space": {hp["config"]["name"]: hp for hp in oracle.get_space().get_config()["space"]},
-        "recipe": job.recipe.to_dict(),
-        "preprocess": job.preprocess.get_config(),
-        "data": [source.fingerprint if source is not None else None for source in (job.train, job.validation)],
-        "oracle": name,
-        **_trial.fields(job),
-    }
-
-
-def _claim(directory: Path, identity: dict[str, Any]) -> None:
-    """Writes search.json into a fresh folder; compares it in one that holds a search."""
-    path = directory / "search.json"
-    now = json.loads(json.dumps(identity))
-    try:
-        held = json.loads(path.read_text())
-    except FileNotFoundError:
-        held = None
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); remove it if the search in this folder is yours") from None
-    if held is None:
-        write_json(path, identity)
-        return
-    differing = [text for name, value in now.items() for text in _differences(name, held.get(name), value)]
-    if differing:
-        raise InputError(
-            f"{directory} holds another search; choose another directory. Different: {'; '.join(differing)}"
-        )
-
-
-def _differences(name: str, held: Any, now: Any) -> list[str]:
-    if held == now:
-        return []
-    if isinstance(held, dict) and isinstance(now, dict):
-        keys = [key for key in {**held, **now} if held.get(key) != now.get(key)]
-        return [text for key in keys for text in _differences(f"{name}.{key}", held.get(key), now.get(key))]
-    there, here = (text if len(text := json.dumps(v)) <= 80 else text[:77] + "..." for v in (held, now))
-    return [f"{name}: {there} there, {here} now"]

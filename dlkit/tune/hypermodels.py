@@ -81,7 +81,7 @@ class Hyper(keras_tuner.HyperModel):
             model: from `build`.
             x: a `dlkit.data.Source`, or an array: uint8 pictures (n, H, W, C) are prepared and augmented, others are
                 trained on as they are.
-            y: targets of an array: class ids.
+            y: targets of an array: class ids or one-hot rows.
             **kwargs: of `keras.Model.fit`; `validation_data` may be a source or (x, y). `preprocess` is the input
                 definition of pictures; the default resizes to the model's input and normalises as for ImageNet.
         """
@@ -92,13 +92,13 @@ class Hyper(keras_tuner.HyperModel):
         rate = schedules.get(
             recipe["schedule"], recipe["peak_lr"], steps * epochs, int(min(recipe["warmup_epochs"], epochs / 2) * steps)
         )
-        held = [np.array(variable) for variable in model.optimizer.variables]
+        held = {variable.name: np.array(variable) for variable in model.optimizer.variables}
         self._compile(model, recipe, rate)
-        for variable, value in zip(model.optimizer.variables, held, strict=False):
-            if tuple(variable.shape) == value.shape:
-                variable.assign(value)  # where a promoted trial was
+        for variable in model.optimizer.variables:
+            if variable.name in held:
+                variable.assign(held[variable.name])  # where a promoted trial was
         if not isinstance(x, Source) and np.asarray(x).dtype == np.uint8:
-            x, y = from_arrays(x, np.asarray(y), classes=self._names()), None
+            x, y = self._source(x, y), None
         if not isinstance(x, Source):
             return model.fit(x, y, batch_size=recipe["batch"], **kwargs)
         preprocess = preprocess or Preprocess(self.input_shape[:2], channels=self.input_shape[-1])  # type: ignore[arg-type]
@@ -131,11 +131,13 @@ class Hyper(keras_tuner.HyperModel):
         if data is None:
             return None
         if not isinstance(data, Source):
-            data = from_arrays(np.asarray(data[0]), np.asarray(data[1]), classes=self._names())
+            data = self._source(*data)
         return eval_pipeline(data, preprocess, 256)
 
-    def _names(self) -> list[str]:
-        return [str(i) for i in range(self.classes)]
+    def _source(self, x: Any, y: Any) -> Source:
+        y = np.asarray(y)
+        ids = y.argmax(-1) if y.ndim == 2 and y.shape[1] == self.classes > 1 else y.astype(np.int64)
+        return from_arrays(np.asarray(x), ids, classes=[str(i) for i in range(self.classes)])
 
 
 def _penalties(hp: Any) -> dict[str, dict[str, Any]]:

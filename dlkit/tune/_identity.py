@@ -1,0 +1,51 @@
+"""What makes a search the search it is; another one in its folder is refused with the difference."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dlkit._errors import InputError
+from dlkit._files import write_json
+from dlkit.tune import _job, _trial
+
+
+def identity(job: _job.Job, oracle: Any, name: str) -> dict[str, Any]:
+    """Returns everything that decides what the trials compute, as JSON values."""
+    return {
+        "space": {hp["config"]["name"]: hp for hp in oracle.get_space().get_config()["space"]},
+        "recipe": job.recipe.to_dict(),
+        "preprocess": job.preprocess.get_config(),
+        "data": [source.fingerprint if source is not None else None for source in (job.train, job.validation)],
+        "oracle": name,
+        **_trial.fields(job),
+    }
+
+
+def claim(directory: Path, identity: dict[str, Any]) -> None:
+    """Writes search.json into a fresh folder; compares it in one that holds a search."""
+    path = directory / "search.json"
+    now = json.loads(json.dumps(identity))
+    try:
+        held = json.loads(path.read_text())
+    except FileNotFoundError:
+        held = None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); remove it if the search in this folder is yours") from None
+    if held is None:
+        write_json(path, identity)
+        return
+    differing = [text for name, value in now.items() for text in _differences(name, held.get(name), value)]
+    if differing:
+        raise InputError(
+            f"{directory} holds another search; choose another directory. Different: {'; '.join(differing)}"
+        )
+
+
+def _differences(name: str, held: Any, now: Any) -> list[str]:
+    if held == now:
+        return []
+    if isinstance(held, dict) and isinstance(now, dict):
+        keys = [key for key in {**held, **now} if held.get(key) != now.get(key)]
+        return [text for key in keys for text in _differences(f"{name}.{key}", held.get(key), now.get(key))]
+    there, here = (text if len(text := json.dumps(v)) <= 80 else text[:77] + "..." for v in (held, now))
+    return [f"{name}: {there} there, {here} now"]
