@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import base64
 import collections
+import contextlib
 import json
 import os
 import platform
@@ -33,6 +34,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "load.json"
 READY = re.compile(r"ready after .*http://127\.0\.0\.1:(\d+)/")
+LENGTH, VERSION = re.compile(rb"content-length: (\d+)"), re.compile(rb'"v(\d+) class')
 SIDE, CLIENTS, READ_TIMEOUT = 32, 32, 1.0
 
 
@@ -111,8 +113,52 @@ def predict(content):
 async def answer(reader):
     """One response: its code and content."""
     head = await reader.readuntil(b"\r\n\r\n")
-    length = int(re.search(rb"content-length: (\d+)", head)[1])
+    length = int(LENGTH.search(head)[1])
     return int(head[9:12]), await reader.readexactly(length)
+
+
+async def close(writer):
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+class Client(asyncio.Protocol):
+    """One connection that asks again as soon as it has its answer: cheap, because it shares the processor."""
+
+    def __init__(self, requests, turn, again, found, times):
+        self._requests, self._turn, self._again, self._found, self._times = requests, turn, again, found, times
+        self.done = asyncio.get_running_loop().create_future()
+        self._held, self._asking = b"", False
+
+    def connection_made(self, transport):
+        self._transport = transport
+        self._ask()
+
+    def _ask(self):
+        self._turn += 1
+        self._asking, self._before = True, time.perf_counter()
+        self._transport.write(self._requests[self._turn % len(self._requests)])
+
+    def data_received(self, data):
+        self._held += data
+        head, separator, content = self._held.partition(b"\r\n\r\n")
+        if not separator or len(content) < int(LENGTH.search(head)[1]):
+            return
+        self._held, self._asking = b"", False
+        self._times.append(time.perf_counter() - self._before)
+        code = int(head[9:12])
+        names = set(VERSION.findall(content)) if code == 200 else {content[:80]}
+        self._found.append((code, b" ".join(sorted(names)).decode(errors="replace")))
+        if self._again():
+            self._ask()
+        else:
+            self._transport.close()
+
+    def connection_lost(self, error):
+        if self._asking:
+            self._found.append((0, repr(error)))
+        self.done.set_result(None)
 
 
 async def load(port, requests, total, clients=CLIENTS, during=None):
@@ -123,23 +169,14 @@ async def load(port, requests, total, clients=CLIENTS, during=None):
     found, times = [], []
     director = None if during is None else asyncio.create_task(during(lambda: len(found)))
 
+    def again():
+        return len(found) < total or not (director is None or director.done())
+
     async def client(number):
-        turn = number
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while len(found) < total or not (director is None or director.done()):
-            turn += 1
-            before = time.perf_counter()
-            try:
-                writer.write(requests[turn % len(requests)])
-                code, content = await answer(reader)
-            except (asyncio.IncompleteReadError, OSError) as error:
-                found.append((0, type(error).__name__))
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                continue
-            times.append(time.perf_counter() - before)
-            names = set(re.findall(rb'"v(\d+) class', content)) if code == 200 else {content[:80]}
-            found.append((code, b" ".join(sorted(names)).decode(errors="replace")))
-        writer.close()
+        while again():
+            made = Client(requests, number, again, found, times)
+            await asyncio.get_running_loop().create_connection(lambda made=made: made, "127.0.0.1", port)
+            await made.done
 
     started = time.perf_counter()
     await asyncio.gather(*(client(number) for number in range(clients)))
@@ -197,7 +234,7 @@ def change(folder, pictures, total):
     }
 
 
-def batching(folder, pictures, rounds, total=3000):
+def batching(folder, pictures, rounds, total=2000):
     """Requests per second with and without batches."""
     publish(folder / "made/net/1", folder / "batching" / "net", 1)
     cores = os.cpu_count() or 1
@@ -347,14 +384,17 @@ async def mutated_load(server, pictures, total, slow):
                 code, body = await answer(reader)
             except (asyncio.IncompleteReadError, OSError) as error:
                 wrong.append((kind, type(error).__name__))
+                await close(writer)
                 writer = None
                 continue
             times[kind].append(time.perf_counter() - before)
             if code not in allowed or (code != 200 and set(json.loads(body)) != {"error"}):
                 wrong.append((kind, code, body[:200].decode(errors="replace")))
             if code in (408, 413):
-                writer.close()
+                await close(writer)
                 writer = None
+        if writer is not None:
+            await close(writer)
 
     async def trickle(number):
         """Sends a head or a body byte by byte, and is cut off."""
@@ -379,7 +419,7 @@ async def mutated_load(server, pictures, total, slow):
         counts["slow"] += 1
         if code not in ((408,) if number % 2 else (0,)) or times["slow"][-1] > 2.5 * READ_TIMEOUT:
             wrong.append(("slow", code, times["slow"][-1]))
-        writer.close()
+        await close(writer)
 
     await asyncio.gather(*(client() for _ in range(8)), *(trickle(number) for number in range(slow)))
     return wrong, times, counts

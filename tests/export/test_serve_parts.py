@@ -42,6 +42,25 @@ def test_every_frame_of_a_gif_counts_and_every_chunk_of_a_webp():
     assert _pictures.pixels(webp) == 10_000**2
 
 
+PARTS = {
+    "JPEG": b"\xff\xd8\xff" + b"\xd0\xff" * 4_000_000,
+    "JPEG, all fill": b"\xff\xd8" + b"\xff" * 8_000_000,
+    "GIF": b"GIF89a" + bytes(7) + b"\x21\xf9" + b"\x01\x00" * 4_000_000,
+    "WebP": b"RIFF\0\0\0\0WEBP" + b"ABCD\0\0\0\0" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_file_that_is_all_headers_does_not_hold_up_the_others(kind):
+    started = time.monotonic()
+    if kind == "JPEG, all fill":
+        assert _pictures.pixels(PARTS[kind]) == 0
+    else:
+        with pytest.raises(ServeError, match="more than 200,000 parts"):
+            _pictures.pixels(PARTS[kind])
+    assert time.monotonic() - started < 0.5
+
+
 def test_headers_that_are_cut_anywhere_never_raise():
     for content in pictures(23, 17).values():
         for length in range(min(len(content), 200)):

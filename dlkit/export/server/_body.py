@@ -74,6 +74,31 @@ def _unpacked(body: bytearray, encoding: str, options: Options, hold: Hold) -> b
     return content
 
 
+class _Joined:
+    """A transport that sends what is written in one turn of the event loop at once: head and body in one packet."""
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop):
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts:
+            self._transport.write(b"".join(parts))
+
+
 def protocol(options: Options) -> type:
     """Returns uvicorn's HTTP protocol with a limit on the time and size of a request's head, and on slow readers."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -85,7 +110,7 @@ def protocol(options: Options) -> type:
         _head = 0
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+            super().connection_made(_Joined(transport, self.loop))
             self._wait()
 
         def data_received(self, data: bytes) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -187,6 +186,7 @@ class Models:
     def _load(self, found: Found) -> Version:
         loaded = Loaded(found.path)
         loaded.check()
+        _settle()
         return Version(found, loaded, self._options, self._metrics)
 
     def _retire(self, name: str, number: int) -> None:
@@ -206,7 +206,7 @@ class Models:
         self._metrics.version(version.name, version.number, False)
         log.info("%s version %d: ended", version.name, version.number)
         del version
-        threading.Thread(target=gc.collect, daemon=True).start()  # graphs are full of cycles
+        await asyncio.to_thread(_settle, True)
 
     def _state(self, found: Found, state: State) -> None:
         self._states.setdefault(found.name, {})[found.version] = state
@@ -218,3 +218,14 @@ class Models:
                 self._retire(name, number)
         while self._ending:
             await asyncio.gather(*self._ending)
+
+
+def _settle(ended: bool = False) -> None:
+    """Takes what is loaded out of the garbage collector's rounds, which would go through every graph again and again.
+
+    Graphs are full of cycles, so when a version has ended everything is looked at once more.
+    """
+    if ended:
+        gc.unfreeze()
+    gc.collect()
+    gc.freeze()

@@ -3,14 +3,21 @@
 Where a file claims several sizes (frames of a GIF, containers of WebP) the decoder's work counts, not the first size.
 """
 
+import re
 import struct
 from typing import Any
 
-from dlkit.export.server._errors import too_large
+from dlkit.export.server._errors import ServeError, invalid, too_large
+
+STEPS = 200_000  # a file that is all headers must not hold up the others
+_NOT_FILL = re.compile(rb"[^\xff]")
 
 
 def pixels(content: bytes) -> int:
     """Returns width times height as the decoder will see it, 0 for what is no picture.
+
+    Raises:
+        ServeError: the file is cut into more parts than a picture has (400).
 
     >>> pixels(b"BM" + bytes(16) + (640).to_bytes(4, "little") + (480).to_bytes(4, "little"))
     307200
@@ -68,14 +75,12 @@ def _bmp(content: bytes) -> int:
 def _jpeg(content: bytes) -> int:
     """The first frame header; bytes between segments are skipped, as the decoder does."""
     at = 2
-    while True:
+    for _ in range(STEPS):
         at = content.find(b"\xff", at)
-        if at < 0:
+        found = _NOT_FILL.search(content, at) if at >= 0 else None
+        if found is None:
             return 0
-        while content[at] == 0xFF:
-            at += 1
-        marker = content[at]
-        at += 1
+        marker, at = content[found.start()], found.end()
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             continue
         if marker in (0xD9, 0xDA):
@@ -84,6 +89,7 @@ def _jpeg(content: bytes) -> int:
             height, width = struct.unpack_from(">HH", content, at + 3)
             return width * height
         at += max(struct.unpack_from(">H", content, at)[0], 2)
+    raise _endless("JPEG")
 
 
 def _gif(content: bytes) -> int:
@@ -91,6 +97,7 @@ def _gif(content: bytes) -> int:
     width, height, packed = struct.unpack_from("<HHB", content, 6)
     total = width * height
     at = 13 + _table(packed)
+    steps = 0
     try:
         while content[at] in (0x21, 0x2C):
             if content[at] == 0x2C:
@@ -101,6 +108,9 @@ def _gif(content: bytes) -> int:
                 at += 2
             while content[at]:
                 at += 1 + content[at]
+                steps += 1
+                if steps > STEPS:
+                    raise _endless("GIF")
             at += 1
     except (IndexError, struct.error):
         pass  # cut off behind the frames that were counted
@@ -116,7 +126,9 @@ def _webp(content: bytes) -> int:
     if content[8:12] != b"WEBP":
         return 0
     largest, at = 0, 12
-    while at + 8 <= len(content):
+    for _ in range(STEPS):
+        if at + 8 > len(content):
+            return largest
         kind, size = content[at : at + 4], struct.unpack_from("<I", content, at + 4)[0]
         body = at + 8
         try:
@@ -131,9 +143,13 @@ def _webp(content: bytes) -> int:
                 bits = struct.unpack_from("<I", content, body + 1)[0]
                 largest = max(largest, ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1))
         except (IndexError, struct.error):
-            break
+            return largest
         at = body + size + (size & 1)
-    return largest
+    raise _endless("WebP")
+
+
+def _endless(kind: str) -> ServeError:
+    return invalid(f"this {kind} file has more than {STEPS:,} parts; no camera or program writes such files")
 
 
 def _three(content: bytes, at: int) -> int:

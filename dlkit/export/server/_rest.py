@@ -69,7 +69,7 @@ class Rest:
         with self._models.get(name, number).held() as version:
             if verb != "predict":
                 self._refuse(version.loaded, verb, body)
-            request = _tensors.parse(body, version.loaded.signature)
+            request = _tensors.parse(body, version.loaded.signature, self._service.options.max_queue)
             outputs = await self._service.predict(version, request.signature, request.inputs, float("inf"))
         return _tensors.encode(outputs, request.rows)
 
@@ -146,17 +146,14 @@ _PATHS: dict[str, Callable[[Rest], Answer]] = {
 
 
 def application(service: Service) -> Any:
-    """Returns the ASGI application."""
-    from starlette.applications import Starlette
+    """Returns the ASGI application. Paths are matched above, as TensorFlow Serving matches them; no middleware."""
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.routing import Route
 
     rest = Rest(service)
 
-    async def endpoint(request: Request) -> Response:
-        status, kind, body, headers = await rest.answer(request)
-        return Response(body, status, dict(headers), kind)
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        status, kind, body, headers = await rest.answer(Request(scope, receive))
+        await Response(body, status, headers, kind)(scope, receive, send)
 
-    methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"]
-    return Starlette(routes=[Route("/{path:path}", endpoint, methods=methods)])
+    return asgi

@@ -14,6 +14,7 @@ from dlkit.export.server._errors import ServeError, invalid
 from dlkit.export.server._loaded import Arrays, Signature
 
 MAX_RANK = 32
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Request:
     rows: bool
 
 
-def parse(body: bytes, signature_of: Callable[[str], Signature]) -> Request:
-    """Reads the body of a predict request.
+def parse(body: bytes, signature_of: Callable[[str], Signature], most: int = 1 << 30) -> Request:
+    """Reads the body of a predict request with at most `most` rows.
 
     Raises:
         ServeError: it is no JSON, has the wrong form, or its values do not fit the signature; 400 with the reason.
@@ -40,7 +41,7 @@ def parse(body: bytes, signature_of: Callable[[str], Signature]) -> Request:
         both = "both 'instances' and 'inputs'" if "inputs" in value else "neither 'instances' nor 'inputs'"
         raise invalid(f"the request has {both}; expected one of them: rows or columns")
     if "instances" in value:
-        columns = _of_rows(value["instances"], signature)
+        columns = _of_rows(value["instances"], signature, most)
     else:
         columns = _of_columns(value["inputs"], signature)
     inputs = {key: array(columns[key], spec, key) for key, spec in signature.inputs.items()}
@@ -58,11 +59,13 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _of_rows(rows: Any, signature: Signature) -> dict[str, Any]:
+def _of_rows(rows: Any, signature: Signature, most: int) -> dict[str, Any]:
     if not isinstance(rows, list):
         raise invalid(f"'instances' is {_kind(rows)}; expected a list with one value per row")
     if not rows:
         raise invalid("no values in 'instances'; expected at least one row")
+    if len(rows) > most:
+        raise invalid(f"{len(rows)} rows in one request; this server takes at most {most}")
     if not isinstance(rows[0], dict) or _is_binary(rows[0]):
         return {_only(signature, "'instances'"): rows}
     names = set(signature.inputs)
@@ -209,7 +212,7 @@ def _texts(value: Any, binary: bool) -> Any:
 
 def dumps(value: Any) -> bytes:
     """JSON in UTF-8; NaN and Infinity as TensorFlow Serving writes them."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def _kind(value: Any) -> str:
