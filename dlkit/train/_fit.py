@@ -320,7 +320,8 @@ class _Run:
 
     def _recalibrate(self) -> None:
         if self.averaging.needs_statistics:
-            self.averaging.recalibrate(self.model, self._plain_inputs(20 * self.recipe.batch))
+            whole = max(1, min(20, len(self.train) // self.recipe.batch))  # batches of one size, as in training
+            self.averaging.recalibrate(self.model, self._plain_inputs(whole * self.recipe.batch))
 
     def _plain_inputs(self, items: int) -> Iterator[Any]:
         """The first items of the training source as validation would see them, in batches of the recipe's size."""

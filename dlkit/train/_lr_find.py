@@ -51,7 +51,8 @@ class LrFind:
         axes.plot(self.rates, self.losses, color="#999999", linewidth=0.8, label="each step")
         axes.plot(self.rates, self.smoothed, color="#0072B2", linewidth=1.8, label="smoothed")
         axes.axvline(self.suggestion, color="#D55E00", linestyle="--", label=f"suggestion {self.suggestion:.2g}")
-        low, high = min(self.smoothed), max(self.smoothed[: 1 + int(np.argmin(self.smoothed))])
+        falling = slice(0, 1 + int(np.argmin(self.smoothed)))  # what comes after it may be of another order
+        low, high = min(self.losses[falling]), max(self.smoothed[falling])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.4 * (high - low))
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title="Learning rate range test")
         axes.grid(alpha=0.25)

@@ -205,6 +205,7 @@ def recalibrate(model: Any, batches: Iterable[Any]) -> int:
     moving = [v for v in model.non_trainable_variables if v.path.endswith(STATISTICS)]
     others = [v for v in model.variables if not any(v is m for m in moving) and not v.trainable]
     before = [np.array(ops.convert_to_numpy(v)) for v in others]
+    held = [np.array(ops.convert_to_numpy(v)) for v in moving]
     forward = tf.function(lambda inputs: model(inputs, training=True), reduce_retracing=True)
 
     def measured(inputs: Any, start: float) -> list[np.ndarray]:
@@ -225,11 +226,12 @@ def recalibrate(model: Any, batches: Iterable[Any]) -> int:
             put_back()
         found = measured(inputs, 0.0)
         if not count:
-            kept = [min(float(np.median(one - zero)), 1.0 - 1e-6) for one, zero in zip(ones, found, strict=True)]
+            kept = [float(np.median(one - zero)) for one, zero in zip(ones, found, strict=True)]
         sums = [total + value for total, value in zip(sums, found, strict=True)]
         count += 1
     if count:
-        for variable, total, momentum in zip(moving, sums, kept, strict=True):
-            variable.assign((total / count / (1.0 - momentum)).astype("float32"))
+        for variable, total, momentum, old in zip(moving, sums, kept, held, strict=True):
+            frozen = momentum > 1.0 - 1e-6  # the layer does not move it
+            variable.assign(old if frozen else (total / count / (1.0 - momentum)).astype("float32"))
         put_back()
     return count

@@ -99,6 +99,13 @@ def test_frozen_layers_and_their_averages_stay_and_are_free_again_afterwards(tmp
     assert all(layer.trainable for layer in load_run(tmp_path).model.layers)
 
 
+def test_frozen_averages_survive_an_average_of_the_weights(tmp_path):
+    model = network()
+    model.get_layer("norm").moving_mean.assign([1.0, 2.0, 3.0, 4.0])
+    train(tmp_path, model, epochs=2, freeze=("norm",), swa_from=0.5)
+    np.testing.assert_array_equal(model.get_layer("norm").get_weights()[2], [1.0, 2.0, 3.0, 4.0])
+
+
 @pytest.mark.parametrize(("pattern", "message"), [("stage*", "fits no layer"), ("*", "leaves nothing to train")])
 def test_a_freeze_that_means_nothing_is_refused(tmp_path, pattern, message):
     model = network()
