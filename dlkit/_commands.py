@@ -53,6 +53,8 @@ def train(model: str, data: str, recipe: str, settings: dict[str, str], size: in
     folder = Path(run_dir or f"runs/{Path(data).name}-{plan.model}")
     say(f"training {plan.model} on {len(part)} pictures, validating on {len(validation)}; run in {folder}")
     result = dlkit.train.fit(network, plan.recipe, part, validation, preprocess=plan.preprocess, run_dir=folder)
+    if result.stopped:
+        say(f"stopped early: {result.stopped}")
     page = dlkit.report.write(folder)
     _table("trained", {**_shown(result.metrics), "seconds": f"{result.seconds:.1f}", "report": str(page)})
     say(f"next: dlkit export {folder}")

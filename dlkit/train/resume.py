@@ -48,7 +48,8 @@ def save(folder: Path, step: int, variables: list[Any], state: dict[str, Any], k
             f"the checkpoint of step {step} could not be written: {error.strerror}; {kept}. Free space and call again"
         )
         raise OSError(error.errno, reason, str(path)) from error
-    for old in _files(folder)[:-keep]:
+    others = [other for other in _files(folder) if other != path]
+    for old in others[: len(others) + 1 - keep]:
         old.unlink(missing_ok=True)
     return path
 

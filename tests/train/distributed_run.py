@@ -1,17 +1,19 @@
-"""A run on several replicas: `python distributed_run.py KIND NORM RUN_DIR EPOCHS [INDEX ADDRESS ADDRESS]`.
+"""A run on several replicas: `python distributed_run.py KIND NORM RUN_DIR STEP [INDEX ADDRESS ADDRESS]`.
 
-KIND is "one", "mirrored" (two logical CPU devices) or "workers" (two processes, this one is INDEX). Prints a line of
-JSON: the history, and the weights as a list. Each kind needs a process of its own.
+KIND is "one", "mirrored" (two logical CPU devices) or "workers" (two processes, this one is INDEX). The last worker
+gets a SIGTERM at STEP, if that is not 0. Prints a line of JSON: the history and the weights as a list, or why it was
+interrupted. Each kind needs a process of its own.
 """
 
 # ruff: noqa: E402 - devices and the cluster must be known to TensorFlow before anything else is imported
 import json
 import os
+import signal
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-KIND, NORM, RUN_DIR, EPOCHS, *CLUSTER = sys.argv[1:]
+KIND, NORM, RUN_DIR, STEP, *CLUSTER = sys.argv[1:]
 if KIND == "workers":
     task = {"type": "worker", "index": int(CLUSTER[0])}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": CLUSTER[1:]}, "task": task})
@@ -33,11 +35,11 @@ chosen = strategy()  # before any other operation
 
 import keras
 import numpy as np
-from digits_run import PREPROCESS, sources
+from digits_run import PREPROCESS, at_step, sources
 
 from dlkit.data.augment import Affine, MixUp
 from dlkit.layers import BatchNorm
-from dlkit.train import Recipe, fit
+from dlkit.train import Interrupted, Recipe, fit
 from dlkit.train.stopping import Patience, Plateau
 
 RECIPE = Recipe(
@@ -54,8 +56,12 @@ with chosen.scope():
         x = BatchNorm(synchronized=KIND != "one")(x)
     x = keras.layers.Flatten()(keras.layers.Activation("relu")(x))
     model = keras.Model(inputs, keras.layers.Dense(10)(x))
-result = fit(
-    model, RECIPE, *sources(), preprocess=PREPROCESS, run_dir=RUN_DIR, stop_after=int(EPOCHS), verbose=False
-)  # fmt: skip
+if int(STEP) and CLUSTER[0] == "1":
+    at_step([int(STEP)], lambda: os.kill(os.getpid(), signal.SIGTERM))
+try:
+    result = fit(model, RECIPE, *sources(), preprocess=PREPROCESS, run_dir=RUN_DIR, verbose=False)
+except Interrupted as stopped:
+    print("RESULT " + json.dumps({"interrupted": str(stopped)}), flush=True)
+    sys.exit(0)
 weights = [np.asarray(variable).astype(float).ravel().tolist() for variable in model.weights]
 print("RESULT " + json.dumps({"history": result.history, "metrics": result.metrics, "weights": weights}), flush=True)

@@ -41,6 +41,12 @@ def test_only_the_newest_are_kept_and_foreign_files_are_left_alone(tmp_path):
     assert names == ["notes.txt", *(f"step_{step:010d}.ckpt" for step in (3, 4, 5))]
 
 
+def test_one_that_is_kept_alone_replaces_a_later_one(tmp_path):
+    for step in (3, 7, 5):
+        resume.save(tmp_path, step, variables(step), {"step": step}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_0000000005.ckpt"]
+
+
 def empty(content):
     return b""
 
