@@ -190,8 +190,9 @@ def test_only_requests_of_one_shape_share_a_batch():
 
 
 def test_versions_are_numbers_without_their_zeros_and_work_in_progress_is_not_seen(tmp_path):
-    for name in ("net/1", "net/002", "net/.3.tmp", "net/notes", "other/5", ".hidden/1", "empty"):
+    for name in ("net/1", "net/002", "net/.3.tmp", "net/notes", "other/5", ".hidden/1", "onnx/1", "empty"):
         (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "onnx/1/model.onnx").touch()  # for another runtime
     for name in ("net/1", "net/002", "other/5"):
         (tmp_path / name / "saved_model.pb").touch()
     found = Layout(tmp_path).scan()

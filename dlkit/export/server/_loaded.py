@@ -1,6 +1,7 @@
 """One version in memory: its signatures, how to run them, and the trial that it passes before it serves."""
 
 import contextlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from dlkit.export.server._errors import ServeError, of_tensorflow
 Arrays = dict[str, np.ndarray]
 WARMUP, SAMPLES = "assets.extra/tf_serving_warmup_requests", "assets.extra/verification.npz"
 MAIN = ("logits", "predictions", "boxes")
-TOLERANCE = 1e-3  # of the largest value: another machine rounds differently, wrong weights differ by far more
+# of the largest value: another machine rounds differently, wrong weights differ by far more
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1
 PREDICT = "tensorflow/serving/predict"
 
 
@@ -136,12 +138,21 @@ class Loaded:
         expected = expected[: len(rows)].astype(np.float64)
         if found.shape != expected.shape:
             return  # an export of probabilities carries those
-        allowed = TOLERANCE * max(1.0, float(np.max(np.abs(expected), initial=0.0)))
+        allowed = (TOLERANCE if self._full_precision() else HALF_TOLERANCE) * max(
+            1.0, float(np.max(np.abs(expected), initial=0.0))
+        )
         difference = float(np.max(np.abs(found - expected), initial=0.0))
         if not difference <= allowed:
             raise RefusedError(
                 f"its {name} differ by {difference:.3g} from those it was exported with, {allowed:.3g} allowed"
             )
+
+    def _full_precision(self) -> bool:
+        try:
+            manifest = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
+            return manifest.get("precision", "float32") == "float32"
+        except (OSError, ValueError, AttributeError):
+            return True
 
     def close(self) -> None:
         """Lets the weights go."""

@@ -69,11 +69,17 @@ def _versions(folder: Path) -> dict[int, Path]:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 number = _version(entry.name)
-                if number is not None and entry.is_dir():
+                if number is not None and entry.is_dir() and not _other_form(Path(entry.path)):
                     versions.setdefault(number, Path(entry.path))
     except OSError:
         return {}
     return versions
+
+
+def _other_form(path: Path) -> bool:
+    """True for exports to ONNX, OpenVINO and LiteRT, which other runtimes serve."""
+    others = ("model.onnx", "model.xml", "model.tflite")
+    return not (path / "saved_model.pb").exists() and any((path / name).exists() for name in others)
 
 
 def _version(name: str) -> int | None:
