@@ -99,8 +99,7 @@ def fit(
     """Trains `model` in place, and continues exactly where a killed run stopped.
 
     Step s shows the samples s*batch .. (s+1)*batch - 1 of the endless stream; epoch e ends at step
-    round((e + 1) * n / batch). Every pass of the stream shows each image once and none is dropped; the step at the
-    end of an epoch may hold the last images of one pass and the first of the next.
+    round((e + 1) * n / batch). No image is dropped; the step at the end of an epoch may hold images of two passes.
 
     Args:
         model: any functional model whose input is `preprocess.input_shape`; logits or probabilities. Built inside the
@@ -111,10 +110,8 @@ def fit(
         preprocess: the one definition of the input, used again for evaluation and export.
         run_dir: folder of the run: recipe.json, history.csv, events/, checkpoints/ and, at the end, model.keras.
         resume: continue what `run_dir` holds; False refuses a folder that holds a run.
-        deterministic: every TensorFlow operation gives the same bits each time (the same seed, the same model).
-            The setting is TensorFlow's own and holds for the rest of the process.
-        stop_after: stop after this many epochs of the recipe's; a later call without it continues to the end. The
-            schedule spans `recipe.epochs` either way.
+        deterministic: every TensorFlow operation gives the same bits each time, for the rest of the process.
+        stop_after: stop after this many of the recipe's epochs; a later call without it continues to the end.
         verbose: show the progress with the time left.
 
     Returns:

@@ -119,9 +119,15 @@ def lr_find(
     finally:
         for variable, value in zip(model.variables, before, strict=True):
             variable.assign(value)
+    return _found(ramp, losses)
+
+
+def _found(ramp: list[float], losses: list[float]) -> LrFind:
     finite = [value for value in losses if math.isfinite(value)]
     if len(finite) < 3:
-        raise InputError(f"the loss is not finite from rate {ramp[len(finite)]:.3g} on; try a smaller low ({low!r})")
+        raise InputError(
+            f"the loss is not finite from rate {ramp[len(finite)]:.3g} on; try a smaller low ({ramp[0]!r})"
+        )
     smooth = _smoothed(finite)
     suggestion = ramp[int(np.argmin(smooth))] / 10
     return LrFind(tuple(ramp[: len(finite)]), tuple(finite), tuple(smooth), suggestion)
