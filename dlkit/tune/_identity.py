@@ -6,34 +6,47 @@ from typing import Any
 
 from dlkit._errors import InputError
 from dlkit._files import write_json
+from dlkit.train import Recipe
 from dlkit.tune import _job, _trial
 
 
 def identity(job: _job.Job, oracle: Any, name: str) -> dict[str, Any]:
-    """Returns everything that decides what the trials compute, as JSON values."""
+    """Returns everything that decides what the search computes, as JSON values."""
+    space = {hp["config"]["name"]: hp for hp in oracle.get_space().get_config()["space"]}
+    return {"space": space, "oracle": name, **trials(job)}
+
+
+def trials(job: _job.Job) -> dict[str, Any]:
+    """Returns the part of it that a worker knows: what decides the result of a trial with given values."""
     return {
-        "space": {hp["config"]["name"]: hp for hp in oracle.get_space().get_config()["space"]},
         "recipe": job.recipe.to_dict(),
         "preprocess": job.preprocess.get_config(),
         "data": [source.fingerprint if source is not None else None for source in (job.train, job.validation)],
-        "oracle": name,
         **_trial.fields(job),
     }
 
 
 def claim(directory: Path, identity: dict[str, Any]) -> None:
     """Writes search.json into a fresh folder; compares it in one that holds a search."""
+    if (directory / "search.json").exists():
+        compare(directory, identity)
+    else:
+        write_json(directory / "search.json", identity)
+
+
+def compare(directory: Path, identity: dict[str, Any]) -> None:
+    """Refuses a folder that holds another search.
+
+    Raises:
+        InputError: every difference, or a damaged search.json.
+    """
     path = directory / "search.json"
-    now = json.loads(json.dumps(identity))
     try:
         held = json.loads(path.read_text())
-    except FileNotFoundError:
-        held = None
-    except ValueError as error:
+        held["recipe"] = Recipe().to_dict() | held["recipe"]  # fields that came later have their defaults
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); remove it if the search in this folder is yours") from None
-    if held is None:
-        write_json(path, identity)
-        return
+    held, now = json.loads(json.dumps(held)), json.loads(json.dumps(identity))
     differing = [text for name, value in now.items() for text in _differences(name, held.get(name), value)]
     if differing:
         raise InputError(

@@ -20,7 +20,7 @@ from dlkit.train._progress import bar
 from dlkit.tune import _job, _records, _trial, _worker, oracles
 from dlkit.tune._chief import Chief, Clock
 from dlkit.tune._crew import Crew
-from dlkit.tune._identity import claim, identity
+from dlkit.tune._identity import claim, compare, identity, trials
 from dlkit.tune._keep import prune
 from dlkit.tune._results import Search, found, read, sign
 
@@ -188,8 +188,12 @@ def _attached() -> bool:
 def _attend(job: _job.Job, workers: int, second: str) -> Search:
     """Works for the chief on another machine until it has no more trials."""
     name = os.environ.get("KERASTUNER_TUNER_ID", "tuner")
-    if not (job.directory / "search.json").exists():
-        raise InputError(f"{job.directory} holds no search: the chief and all workers must see one directory")
+    until = time.monotonic() + _worker.LOST_CHIEF
+    while not (job.directory / "search.json").exists():
+        if time.monotonic() > until:
+            raise InputError(f"{job.directory} holds no search: the chief and all workers must see one directory")
+        time.sleep(0.5)
+    compare(job.directory, trials(job))
     here = job.directory / "workers" / name
     digest = _job.write(job, here)
     with Crew(workers, name, (here / "job.pkl", digest), _address(), here) as crew:

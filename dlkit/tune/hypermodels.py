@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import keras_tuner
 import numpy as np
+from keras import ops
 
 from dlkit import models
 from dlkit._errors import InputError
@@ -92,7 +93,7 @@ class Hyper(keras_tuner.HyperModel):
         rate = schedules.get(
             recipe["schedule"], recipe["peak_lr"], steps * epochs, int(min(recipe["warmup_epochs"], epochs / 2) * steps)
         )
-        held = {variable.name: np.array(variable) for variable in model.optimizer.variables}
+        held = {variable.name: ops.convert_to_numpy(variable) for variable in model.optimizer.variables}
         self._compile(model, recipe, rate)
         for variable in model.optimizer.variables:
             if variable.name in held:

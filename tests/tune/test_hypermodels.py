@@ -50,8 +50,9 @@ def test_a_tuner_searches_saves_and_reloads(tuner, model, tmp_path):
     found.search(train, validation_data=validation, preprocess=PREPROCESS, epochs=1, verbose=0)
     best = found.get_best_hyperparameters()[0]
     reloaded = TUNERS[tuner](type(model)(10, SHAPE), **keywords)
-    reloaded.reload()
-    assert reloaded.get_best_hyperparameters()[0].values == best.values
+    for trial_id, trial in found.oracle.trials.items():
+        assert reloaded.oracle.trials[trial_id].hyperparameters.values == trial.hyperparameters.values
+        assert reloaded.oracle.trials[trial_id].score == trial.score
     again = keras_tuner.HyperParameters.from_config(best.get_config())
     assert again.get_config() == best.get_config()
     assert type(model)(10, SHAPE).build(again).count_params() == model.build(best).count_params()

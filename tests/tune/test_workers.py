@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +47,7 @@ def faulty(fault):
         time.sleep(1000)
     if fault == "nan":
         model = build(4)
-        model.layers[-1].kernel.assign(np.full(model.layers[-1].kernel.shape, np.nan))
+        model.trainable_variables[0].assign(np.full(model.trainable_variables[0].shape, np.nan))
         return model
     return build(4)
 
@@ -81,10 +83,9 @@ def test_a_hanging_trial_fails_when_its_time_is_up_and_says_where_it_was(tmp_pat
 
 
 def test_functions_that_cannot_be_sent_say_what_to_do(tmp_path):
-    lock = open(os.devnull)  # noqa: SIM115
+    lock = threading.Lock()
     with pytest.raises(InputError, match="workers=0"):
         run(tmp_path / "s", build=lambda **_: lock)
-    lock.close()
 
 
 def test_an_import_error_ends_the_search_at_once(tmp_path):
@@ -181,8 +182,8 @@ def _column(path):
 # kills ---------------------------------------------------------------------------------------------
 
 
-def start(directory, oracle="bohb", workers=1, budget=12):
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+def start(directory, oracle="bohb", workers=1, budget=12, **more):
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more
     return subprocess.Popen(
         [sys.executable, SCRIPT, directory, oracle, str(workers), str(budget)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True,
@@ -273,6 +274,23 @@ def test_four_workers_survive_the_kill_of_two_and_of_the_chief(tmp_path):
     assert time.time() - last < 5 + 1
     assert len(found) == count(directory, "started") == count(directory, "ended")
     assert all(score is not None for score, _, _ in found.values())
+
+
+@pytest.mark.slow
+def test_workers_on_another_machine_share_the_trials_and_end_with_the_chief(tmp_path):
+    directory = tmp_path / "s"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
+    chief = start(directory, "asha", budget=24, KERASTUNER_TUNER_ID="chief", **place)
+    other = start(directory, "asha", budget=24, KERASTUNER_TUNER_ID="left", **place)
+    found = finish(chief)
+    ended = time.monotonic()
+    assert finish(other).keys() == found.keys()
+    assert time.monotonic() - ended < 10
+    tuners = {r["started"]["tuner"] for r in _records.read_all(directory).values()}
+    assert tuners == {"worker-0", "left-0"}
 
 
 @pytest.mark.slow
