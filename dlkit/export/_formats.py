@@ -112,7 +112,7 @@ def litert(
 
     Args:
         quantize: None, or "int8": weights and activations in eight bits after training, a quarter of the size; the
-            check allows 0.5 points of accuracy on `verify_on` (and one picture).
+            check allows 0.5 points of accuracy on `verify_on`, beyond one standard error of the changed answers.
         samples: a `dlkit.data.Source` with training images; 200 of them give the ranges of the activations for "int8".
 
     Example:

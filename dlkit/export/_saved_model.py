@@ -10,12 +10,15 @@ import numpy as np
 import tensorflow as tf
 
 from dlkit import _files
+from dlkit._errors import InputError
 from dlkit.export import _cases, _folders, _manifest, _options, _warmup
 from dlkit.export._cases import Cases
 from dlkit.export._options import Options
 from dlkit.export._process import Checker
 from dlkit.export._report import VerificationError
 from dlkit.export._signatures import TOP, Servable, interface, trace
+
+LARGEST_FROZEN = 400_000_000  # bytes of weights; a loader in Python holds a frozen graph about 25 times
 
 
 def saved_model(
@@ -55,10 +58,11 @@ def saved_model(
         verify_on: a `dlkit.data.Source`: up to 128 of its samples go through the check, behind the generated pictures
             of every format, which None leaves alone.
         optimize: "fold" merges batch normalisation into the weights before it; "freeze" also turns the weights
-            into constants (fastest, more memory at load); None changes nothing: bit-equal to `model.predict`.
+            into constants (fastest; about 25 times their size in memory at load, so at most 400 MB of weights); None
+            changes nothing: bit-equal to `model.predict`.
         precision: "float32", whatever the training used; "bfloat16" holds convolutions and dense layers in half the
             bytes and is about twice as fast where the processor multiplies it (AVX512-BF16, AMX), slow elsewhere.
-            Its check allows 0.2 points of accuracy on `verify_on` (and one picture).
+            Its check allows 0.2 points of accuracy on `verify_on`, beyond one standard error of the changed answers.
         task: "classification", "regression" or "box"; None: classification with labels, regression without.
         temperature: the logits are divided by it before the softmax; 1 leaves the probabilities as trained.
         calibrate: a labelled `dlkit.data.Source` that was not trained on: the temperature is the one with the smallest
@@ -98,6 +102,12 @@ class Export:
         if options.precision != "float32" or options.form != "saved_model":
             _net.check_graph(model, options)
         self.rewrites: dict[str, Any] = {}
+        size = sum(int(np.prod(weight.shape)) * 4 for weight in self.model.weights)
+        if options.optimize == "freeze" and size > LARGEST_FROZEN:
+            raise InputError(
+                f"{size / 1e6:,.0f} MB of weights as constants would need about {25 * size / 1e9:,.0f} GB at load; use "
+                "optimize='fold'"
+            )
 
     def write(self, verify_on: Any, checker: Checker, scratch: Path) -> Path:
         """Writes the next version, checked, and returns its folder."""

@@ -48,7 +48,7 @@ def pictures(count=60):
     return from_arrays(pixels, rng.integers(0, len(LABELS), count), classes=LABELS)
 
 
-@pytest.mark.parametrize("form", ["onnx", "openvino", "litert"])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow), "litert"])
 def test_a_converted_network_is_checked_and_verifies_again(form, convert, tiny, preprocess):
     folder = convert(form, tiny(), preprocess)
     report = json.loads((folder / "verification.json").read_text())

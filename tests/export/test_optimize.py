@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from dlkit import layers
-from dlkit.export import _optimize
+from dlkit._errors import InputError
+from dlkit.export import _optimize, _saved_model
 from dlkit.export._signatures import trace
 
 L = keras.layers
@@ -110,3 +111,9 @@ def test_a_frozen_export_holds_its_weights_once_and_in_the_graph(export, tiny, p
     assert manifest["rewrites"]["difference"] < 1e-5
     assert manifest["rewrites"]["milliseconds_after"] > 0
     assert sum(file.stat().st_size for file in (folder / "variables").glob("*.data-*")) < 200
+
+
+def test_weights_that_would_fill_the_memory_as_constants_are_refused(export, tiny, preprocess, monkeypatch):
+    monkeypatch.setattr(_saved_model, "LARGEST_FROZEN", 1000)
+    with pytest.raises(InputError, match=r"would need about 0 GB at load; use optimize='fold'"):
+        export(tiny(), preprocess, list("abcde"), optimize="freeze")
