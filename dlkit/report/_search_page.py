@@ -19,7 +19,7 @@ _MORE = """
 td.number, th.number { text-align: right } .best td { font-weight: 600 } pre { white-space: pre-wrap; font-size: 12px }
 .scroll { overflow-x: auto }
 """
-SECONDS = ("macs", "parameters", "latency")
+SECONDS = ("latency", "macs", "parameters")  # what the Pareto front is drawn against: the first that differs
 
 
 def write_search(directory: str | Path) -> Path:
@@ -45,7 +45,8 @@ def _page(directory: Path, held: dict[str, Any], records: list[dict[str, Any]]) 
     for record in records:
         values = record["values"]
         record["epochs"] = int(values.get("tuner/epochs") or epochs)
-        cost = record["epochs"] - int(values.get("tuner/initial_epoch") or 0)
+        begun = int(values.get("tuner/initial_epoch") or 0) if held.get("fidelity", "epochs") == "epochs" else 0
+        cost = (record["epochs"] - begun) * max(held.get("seeds", 1), held.get("folds", 0))
         record["cost"] = cost if record["status"] != "INFEASIBLE" else 0
     good = [r for r in records if r["status"] == "COMPLETED" and math.isfinite(r["score"])]
     ranked = sorted(good, key=lambda r: (-sign * r["score"], r["id"]))

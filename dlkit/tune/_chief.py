@@ -29,13 +29,17 @@ class Chief:
         directory: of the search.
         budget: epochs of all trials together; no new trial starts beyond it.
         epochs: of a trial whose oracle does not say how many.
+        runs: of each trial: seeds or folds; each costs its epochs.
+        restarts: promoted trials start again and cost all their epochs, instead of continuing.
         attempts, silent: see ATTEMPTS and SILENT.
     """
 
     def __init__(
-        self, oracle: Any, directory: Path, budget: int, epochs: int, attempts: int = ATTEMPTS, silent: float = SILENT
-    ) -> None:
+        self, oracle: Any, directory: Path, budget: int, epochs: int, *, runs: int = 1, restarts: bool = False,
+        attempts: int = ATTEMPTS, silent: float = SILENT,
+    ) -> None:  # fmt: skip
         self.oracle, self.directory, self.budget, self.epochs = oracle, directory, budget, epochs
+        self.runs, self.restarts = runs, restarts
         self.attempts, self.silent = attempts, silent
         self.error: BaseException | None = None
         self.finished = False
@@ -229,7 +233,8 @@ class Chief:
             raise RuntimeError(f"every trial failed with the same error:\n{failed[0]['message']}")
 
     def _cost(self, values: dict[str, Any]) -> int:
-        return int(values.get("tuner/epochs") or self.epochs) - int(values.get("tuner/initial_epoch") or 0)
+        begun = 0 if self.restarts else int(values.get("tuner/initial_epoch") or 0)
+        return self.runs * (int(values.get("tuner/epochs") or self.epochs) - begun)
 
     def _committed(self) -> int:
         running = self.oracle.ongoing_trials.values()

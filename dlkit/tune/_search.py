@@ -66,7 +66,8 @@ def search(
         preprocess: the input definition of every trial.
         objective: a column of the runs' history; "loss" or "mae" in its name means that less is better.
         oracle: a name of `ORACLES`, or a fresh KerasTuner oracle.
-        epochs_budget: epochs of all trials together; no new trial starts beyond it. More of it continues a search.
+        epochs_budget: epochs of all runs of all trials together, a full pass over all data at full size being one; no
+            new trial starts beyond it. More of it continues a search.
         directory: folder of the search; another search in it is refused. All workers must see it.
         workers: processes that run trials. 0 runs them in this process: for a debugger; it grows with every trial.
         seed: of the suggestions and, with the trial's id, of each model's initial weights.
@@ -104,7 +105,9 @@ def search(
         name = oracle if isinstance(oracle, str) else type(oracle).__name__
         claim(directory, identity(job, chosen, name))
         _forget_failures(directory)
-        chief = Chief(chosen, directory, epochs_budget, recipe.epochs)
+        chief = Chief(
+            chosen, directory, epochs_budget, recipe.epochs, runs=max(seeds, folds), restarts=fidelity != "epochs"
+        )
         with bar("search", epochs_budget, chief.spent(), show=verbose) as update:
             _run(chief, job, workers, keep, update)
         return found(job, chief.ended, chief.spent(), second)

@@ -72,7 +72,9 @@ def story(found):
     return {i: (r["values"], r["score"], r["started"], r["ended"]) for i, r in found.ended.items()}
 
 
-@pytest.mark.parametrize("name", ["random", "bayesian", "hyperband", "grid", "asha", "bohb"])
+@pytest.mark.parametrize(
+    "name", ["random", pytest.param("bayesian", marks=pytest.mark.slow), "hyperband", "grid", "asha", "bohb"]
+)
 def test_a_chief_that_is_replaced_again_and_again_tells_the_same_story(name, tmp_path):
     budget = 9 * EPOCHS if name in ("random", "bayesian", "grid") else BUDGET
     straight = story(play(name, tmp_path / "a", budget=budget))
