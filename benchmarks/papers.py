@@ -31,7 +31,8 @@ def main() -> None:
     settings = dict(item.split("=", 1) for item in arguments.set) | {"seed": str(arguments.seed)}
     recipe = dlkit.train.RECIPES[arguments.recipe].override(settings)
     keras.utils.set_random_seed(arguments.seed)
-    model = dlkit.models.create(arguments.model, classes=10, input_shape=(32, 32, 3))
+    small = {"stem": "cifar"} if arguments.model.startswith(("vgg", "alexnet")) else {}  # sized for 32x32
+    model = dlkit.models.create(arguments.model, classes=10, input_shape=(32, 32, 3), **small)
     train, validation = dlkit.data.from_folder(arguments.data / "train").split(0.9, 0.1, seed=0)
     preprocess = dlkit.data.Preprocess(32)
     run_dir = arguments.run_dir or Path("runs", f"paper-{arguments.model}-{arguments.seed}")
