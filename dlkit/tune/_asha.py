@@ -48,7 +48,7 @@ class Asha(keras_tuner.Oracle):
         self,
         objective: Any = None,
         max_epochs: int = 100,
-        factor: int = 3,
+        factor: float = 3,
         min_epochs: int = 1,
         max_trials: int | None = None,
         seed: int | None = None,
@@ -94,7 +94,7 @@ class Asha(keras_tuner.Oracle):
         continued = {trial.hyperparameters.values.get("tuner/trial_id") for trial in self.trials.values()}
         for k in reversed(range(len(rungs) - 1)):
             done = self._ranked(rungs[k])
-            for trial in done[: len(done) // self.factor]:
+            for trial in done[: int(len(done) / self.factor)]:
                 if trial.trial_id not in continued:
                     values = dict(trial.hyperparameters.values)
                     values |= {"tuner/epochs": rungs[k + 1], "tuner/initial_epoch": rungs[k]}

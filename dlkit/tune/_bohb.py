@@ -11,7 +11,7 @@ from dlkit.tune._cube import Cube
 from dlkit.tune._surrogate import GaussianProcess, expected_improvement, winsorize
 
 Array = np.ndarray
-RUNGS = 3  # the last ones: scores before a ninth of the epochs say too little
+RUNGS = 4  # the last ones: scores before a fourteenth of the epochs say too little
 CANDIDATES = 400  # configurations among which the expected improvement is maximised
 DENSITY_CANDIDATES = 64
 POINTS = 200  # trials the process sees: the best half and the latest half
@@ -24,24 +24,24 @@ class Bohb(Asha):
 
         f(x, epochs) ~ GP,   next = argmax E[max(f(x, max_epochs) - best, 0)]
 
-    First 2 d + 2 trials spread over the d hyperparameters (a Sobol sequence). From then on a trial that promises most
+    First 2 d trials spread over the d hyperparameters (a Sobol sequence). From then on a trial that promises most
     at `max_epochs` is continued by one rung and a new one starts, turn by turn. A new trial maximises the expected
     improvement at `max_epochs` under a Gaussian process of configuration and epochs, which learns from all rungs how
-    much an early score is worth. Or, a share `density_fraction` of them, it maximises BOHB's ratio l(x) / g(x) of kernel
-    densities of the good and the other configurations at the longest rung with enough of them. Two models that err in
-    different ways find the best more surely than each alone: `python benchmarks/search.py --data FOLDER`.
+    much an early score is worth. Or, a share `density_fraction` of them, it maximises BOHB's ratio l(x) / g(x) of
+    kernel densities of the good and the other configurations at the longest rung with enough of them. Two models that
+    err in different ways find the best more surely than each alone: `python benchmarks/search.py --data FOLDER`.
 
     Args:
         density_fraction: the share of new trials that come from the kernel densities.
         good_fraction: the share of the configurations that l is built on, never fewer than d + 1.
-        objective, max_epochs, factor, min_epochs, max_trials, seed and the rest: as in `Asha`. Only the last three
-            rungs are used.
+        factor: each rung is this much longer than the one before; only the last four rungs are used.
+        objective, max_epochs, min_epochs, max_trials, seed and the rest: as in `Asha`.
 
     Raises:
         InputError: as `Asha`, or a fraction outside 0..1.
 
-    >>> Bohb("val_accuracy", max_epochs=54).rungs
-    (6, 18, 54)
+    >>> Bohb("val_accuracy", max_epochs=52).rungs
+    (4, 10, 22, 52)
 
     Reference: Falkner, Klein and Hutter, 2018, "BOHB", equations 3 to 5, https://arxiv.org/abs/1807.01774; Swersky,
     Snoek and Adams, 2014, "Freeze-Thaw Bayesian Optimization", section 4, https://arxiv.org/abs/1406.3896
@@ -51,7 +51,7 @@ class Bohb(Asha):
         self,
         objective: Any = None,
         max_epochs: int = 100,
-        factor: int = 3,
+        factor: float = 2.4,
         *,
         density_fraction: float = 0.35,
         good_fraction: float = 0.15,
@@ -79,7 +79,7 @@ class Bohb(Asha):
 
     @property
     def _initial(self) -> int:
-        return 2 * len(Cube(self.hyperparameters.space)) + 2
+        return max(2 * len(Cube(self.hyperparameters.space)), 4)
 
     def _first_rung(self) -> int:
         return self.rungs[0]
