@@ -174,12 +174,14 @@ def _plan(source: Any, model: str, recipe: str, settings: dict[str, str], size: 
 def _build(plan: Any, source: Any, seed: int | None = None) -> Any:
     """Returns the builder of the plan's model for this data; with a seed its weights are drawn from it."""
 
+    classes = len(source.classes)  # workers of a search are sent this number, not the source
+
     def build(**overrides: Any) -> Any:
         if seed is not None:
             keras.utils.set_random_seed(seed)
         return dlkit.models.create(
-            plan.model, classes=len(source.classes), input_shape=plan.preprocess.input_shape, **overrides
-        )
+            plan.model, classes=classes, input_shape=plan.preprocess.input_shape, **overrides
+        )  # fmt: skip
 
     return build
 

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -286,6 +287,8 @@ def _check(fidelity: str, seeds: int, folds: int, workers: int, constraints: Any
     for name, value, least in (("seeds", seeds, 1), ("folds", folds, 0), ("workers", workers, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if workers and sys.platform == "win32":
+        raise InputError("worker processes need Linux or macOS; run the trials in this process with workers=0")
     if folds == 1 or (folds and seeds > 1):
         raise InputError(f"folds={folds} with seeds={seeds}: take at least 2 folds, or several seeds, not both")
     for name, limit in (constraints or {}).items():
