@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from dlkit.layers import _plain
 
 Tensor = Any
-SAMPLED = 64  # every 64th position at least is averaged for the shift
+SAMPLED = 16  # every 16th position at least is averaged for the shift
 NEAR = {"float32": 32, "half": 14}  # slices added in one loop; beyond, XLA:CPU writes the converted slices to memory
 LANES = 16  # float32 numbers in a vector register
 
@@ -114,7 +114,7 @@ def positions(tf: Any, epsilon: float, groups: int) -> Kernel:
 
     The variance is mean(d**2) - mean(d)**2 of d = x - shift, where shift is the group's mean over every `SAMPLED`th
     position at least. Whatever the input, mean(d)**2 is at most variance * positions / sampled positions, because the
-    sampled ones alone contribute that much to the variance: the subtraction costs at most log2(64) bits, usually none.
+    sampled ones alone contribute that much to the variance: the subtraction costs at most log2(16) bits, usually none.
     """
 
     def shaped(t: Tensor) -> Tensor:

@@ -2,16 +2,15 @@
 
 Three kinds of computation, chosen while a graph is traced:
 
-- Training (`training` is True, or was not said): `_jitted`, one XLA-compiled function forward and one backward, shared
+- Training (`training` is True, or was not said): `_jitted`, two XLA-compiled functions forward and two backward, shared
   by all layers of the same settings. A custom gradient keeps the input and the statistics, nothing else.
 - Inference (`training=False`: predict, evaluate, exports) and whatever the above does not cover (a channel axis that
   is not the last, an unknown spatial size, `tf.distribute`, a GPU): standard TensorFlow operations and their gradients.
 - Eagerly: the reference in `_plain`, which needs no compilation.
+  `_recomputed` keeps the input alone for the backward pass, where the tape would hold six tensors for GroupNorm.
 
-Sums over positions are written as sums of neighbouring slices, then one plain reduction: XLA:CPU fuses the former with
-the arithmetic in front and runs the latter as a library call, while a reduction of an expression is written to memory
-first. Sums over the last axis are matrix-vector products, which XLA:CPU fuses with their operand. Every statistic is
-taken of the input less a nearby value of the same group, so that a large mean costs no accuracy.
+How the compiled functions are written is told in `_compiled`. Every statistic is taken of the input less a nearby value
+of the same group, so that a large mean costs no accuracy.
 """
 
 import functools
@@ -168,13 +167,37 @@ def _jitted_product(function: Callable[..., Tensor], constant: float | None) -> 
     return gated
 
 
+def _recomputed(function: Callable[..., Tensor], training: bool | None, *inputs: Tensor | None) -> Tensor:
+    """Returns function(*inputs); eagerly its gradient holds the inputs alone and computes the function again."""
+    if training is False or not _eagerly():
+        return function(*inputs)
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def lean(*given: Tensor) -> Any:
+        def call(*values: Tensor) -> Tensor:
+            rest = iter(values)
+            return function(*(None if t is None else next(rest) for t in inputs))
+
+        def gradient(dy: Tensor) -> list[Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                y = call(*given)
+            return tape.gradient(y, given, dy, unconnected_gradients="zero")
+
+        # an eager tape records what happens in here, unless it depends on nothing that is watched
+        return call(*(tf.stop_gradient(t) for t in given)), gradient
+
+    return lean(*(tf.convert_to_tensor(t) for t in inputs if t is not None))
+
+
 def rms_norm(x: Tensor, scale: Tensor | None, axes: Sequence[int], epsilon: float, training: bool | None) -> Tensor:
     """Returns x / sqrt(mean(x**2, axes) + epsilon) * scale."""
     if tuple(axes) == (len(x.shape) - 1,) and _may_jit(x, training):
         channels = x.shape[-1]
         parameters = _parameter(scale, 1.0, channels), _parameter(None, 0.0, channels)
         return _jitted("features", epsilon, center=False)(x, *parameters)
-    return _plain.rms_norm(x, scale, axes, epsilon, training)
+    return _recomputed(lambda t, g: _plain.rms_norm(t, g, axes, epsilon), training, x, scale)
 
 
 def layer_norm(
@@ -182,7 +205,7 @@ def layer_norm(
 ) -> Tensor:
     """Returns (x - mean) / sqrt(variance + epsilon) * gamma + beta with the statistics of `axes`."""
     if tuple(axes) != (len(x.shape) - 1,) or _eagerly() or not _narrow(x):
-        return _plain.layer_norm(x, gamma, beta, axes, epsilon, training)
+        return _recomputed(lambda t, g, b: _plain.layer_norm(t, g, b, axes, epsilon), training, x, gamma, beta)
     channels = x.shape[-1]
     parameters = _parameter(gamma, 1.0, channels), _parameter(beta, 0.0, channels)
     if _may_jit(x, training):
@@ -201,7 +224,7 @@ def group_norm(
 ) -> Tensor:
     """Returns the input normalised with the statistics of each sample's groups of channels."""
     if axis != len(x.shape) - 1 or _eagerly() or not _narrow(x):
-        return _plain.group_norm(x, gamma, beta, groups, axis, epsilon, training)
+        return _recomputed(lambda t, g, b: _plain.group_norm(t, g, b, groups, axis, epsilon), training, x, gamma, beta)
     channels = x.shape[-1]
     parameters = _parameter(gamma, 1.0, channels), _parameter(beta, 0.0, channels)
     if _may_jit(x, training):

@@ -1,5 +1,8 @@
 """TensorFlow's fast paths: equal to the reference, exact at a large mean, standard operations in exports."""
 
+import os
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import layer_references as references
 import tensorflow as tf
 
 from dlkit import layers
-from dlkit.layers import _fast, _plain
+from dlkit.layers import _compiled, _fast, _plain
 
 NORMS = {
     "GroupNorm": (lambda **kw: layers.GroupNorm(4, **kw), (4, 6, 10, 16)),
@@ -208,6 +211,77 @@ def test_the_backward_pass_keeps_the_input_and_the_statistics_and_less_than_kera
         layer.build(x.shape)
     # Keras keeps a float32 copy of a bfloat16 input; in float32 both keep the input and the statistics
     assert held_for_backward(ours, half) <= 0.6 * held_for_backward(theirs, half)
+
+
+def resident_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts resident memory as Linux tells it")
+@pytest.mark.parametrize("make", [lambda: layers.GroupNorm(4), layers.LayerNorm, layers.RMSNorm])
+def test_an_eager_tape_holds_the_input_alone(make):
+    x = tf.zeros((10, 128, 128, 16))
+    size, length = 4 * np.prod(x.shape), 8
+    layer = make()
+    layer.build(x.shape)
+    layer(x, training=True)
+    before = resident_bytes()
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = x
+        for _ in range(length):
+            y = layer(y, training=True)
+    held = resident_bytes() - before
+    # every output is the next input: one tensor each, and room for what is freed and not yet given back. A tape over
+    # the formula holds three to six each
+    assert held < (length + 6) * size
+    assert np.isfinite(tape.gradient(y, x)).all()
+
+
+def test_the_eager_derivatives_equal_the_formulas(plain):
+    layer, x, dy = built(*NORMS["GroupNorm"], "float32")
+
+    def derivatives_eagerly():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = layer(x, training=True)
+            first = inner.gradient(y, [x, layer.gamma.value, layer.beta.value], dy)
+            squares = tf.reduce_sum(tf.square(first[0]))
+        return [y, *first, outer.gradient(squares, x)]
+
+    lean = derivatives_eagerly()
+    plain()
+    for got, expected in zip(lean, derivatives_eagerly(), strict=True):
+        assert deviation(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize("every", [2, 8, 16, 32, 64, 392])
+def test_the_shift_bounds_the_error_also_where_the_spread_is_in_the_sampled_positions(every):
+    x = np.full((2, 56 * 56, 4), 1e3, "float32")
+    x[:, ::every] = 0.0
+    x = x.reshape(2, 56, 56, 4)
+    expected = references.instance_norm(x.astype("float64"), np.ones(4), np.zeros(4))
+    layer = layers.InstanceNorm()
+    got = tf.function(lambda t: layer(t, training=True))(x)
+    assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("positions", [1, 2, 13, 14, 15, 31, 37, 64, 65, 97, 131])
+def test_sums_over_positions_take_every_position_once(positions):
+    for dtype in ("float32", "bfloat16"):
+        x = tf.cast(tf.random.stateless_uniform((2, positions, 3), (0, positions), 0, 4, "int32"), dtype)
+
+        def terms(t):
+            t = tf.cast(t, tf.float32)
+            return t, 2.0 * t * t
+
+        for pick in (slice(None), slice(1, None)):
+            got = _compiled.sum_positions(tf, lambda t, pick=pick: terms(t)[pick], x)
+            expected = [tf.reduce_sum(t, axis=1) for t in terms(x)[pick]]
+            assert all((a.numpy() == b.numpy()).all() for a, b in zip(got, expected, strict=True))
 
 
 def test_the_moving_averages_follow_the_biased_variance_on_both_paths(plain):
