@@ -1,7 +1,9 @@
 """Reads every sample of a source and says which ones cannot be used, and why."""
 
+import contextlib
 import dataclasses
 import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -56,22 +58,31 @@ def check(source: Any, *, progress: bool = True) -> Report:
     return Report(source.name, len(source), tuple(bad), indices)
 
 
-def _readable(source: Any, progress: bool) -> np.ndarray:
+@contextlib.contextmanager
+def progress_bar(source: Any, show: bool) -> Iterator[Callable[[int], None]]:
+    """Yields the function that moves the bar of a check by so many samples."""
     from rich.console import Console
     from rich.progress import Progress
 
+    with Progress(console=Console(stderr=True), transient=True, disable=not show) as bar:
+        task = bar.add_task(f"checking {source.name}", total=len(source))
+        yield lambda count: bar.advance(task, count)
+
+
+def _readable(source: Any, progress: bool) -> np.ndarray:
     def attempt(index: Any) -> Any:
-        image = _decode.decode(source.one(index), 3)
-        return index, image[0, 0, 0]  # a value that only the decoder can make: an unused picture would not be decoded
+        content = source.one(index)
+        image = _decode.decode(content, 3)
+        # a value that only the decoder can make: an unused picture would not be decoded
+        return index, source.store.digest(content), image[0, 0, 0]
 
     dataset = tf.data.Dataset.range(len(source)).map(attempt, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
-    dataset = dataset.ignore_errors()
     good = np.zeros(len(source), bool)
-    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
-        task = bar.add_task(f"checking {source.name}", total=len(source))
-        for index, _ in dataset.as_numpy_iterator():
-            good[index] = True
-            bar.advance(task)
+    with progress_bar(source, progress) as advance:
+        for indices, digests, _ in dataset.ignore_errors().batch(64).as_numpy_iterator():
+            good[indices] = True
+            source.store.remember(source.rows[indices], digests)
+            advance(len(indices))
     return good
 
 

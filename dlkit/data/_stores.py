@@ -21,7 +21,10 @@ class Store(Protocol):
         """A name of each row that does not depend on its position."""
 
     def sizes(self, rows: np.ndarray) -> list[int]:
-        """The bytes of each row, for the fingerprint."""
+        """The bytes of each row."""
+
+    def digests(self, rows: np.ndarray) -> Sequence[Any]:
+        """What the content of each row adds to the fingerprint."""
 
     def take(self, rows: Any) -> Any:
         """Reads rows inside a graph; `rows` is an int64 vector."""
@@ -45,13 +48,19 @@ class Arrays:
     @functools.cached_property
     def identities(self) -> list[str]:
         """The names given, or digests of the content."""
-        if self._names is not None:
-            return list(self._names)
-        return [hashlib.blake2b(row.tobytes(), digest_size=12).hexdigest() for row in self.values]
+        return self._contents if self._names is None else list(self._names)
 
     def sizes(self, rows: np.ndarray) -> list[int]:
         """The bytes of each row."""
         return [self.values[0].nbytes] * len(rows)
+
+    def digests(self, rows: np.ndarray) -> Sequence[Any]:
+        """Digests of the values."""
+        return [self._contents[row] for row in rows]
+
+    @functools.cached_property
+    def _contents(self) -> list[str]:
+        return [hashlib.blake2b(row.tobytes(), digest_size=12).hexdigest() for row in self.values]
 
     @functools.cached_property
     def _tensor(self) -> Any:
@@ -71,10 +80,45 @@ class Arrays:
         return self.values[row].tobytes()
 
 
-class Files:
-    """Encoded pictures in files, read when they are needed."""
+class Encoded:
+    """What files and strings share: a 64-bit digest per row, computed when a row is first read as a whole."""
 
     encoded = True
+
+    @functools.cached_property
+    def _digests(self) -> dict[int, str]:
+        return {}
+
+    def digest(self, content: Any) -> Any:
+        """Returns FarmHash64 of an encoded string inside a graph: uint8 (8,)."""
+        return tf.fingerprint(content[None])[0]
+
+    def remember(self, rows: np.ndarray, digests: np.ndarray) -> None:
+        """Keeps digests, so that the fingerprint need not read these rows again."""
+        self._digests.update(zip(rows.tolist(), (digest.tobytes().hex() for digest in digests), strict=True))
+
+    def one(self, row: Any) -> Any:
+        """Reads one row inside a graph."""
+        raise NotImplementedError
+
+    def digests(self, rows: np.ndarray) -> Sequence[Any]:
+        """The digest of each row; reads those that no check has read yet. A row that cannot be read has none."""
+        refused = getattr(self, "refused", {})
+        missing = [row for row in rows.tolist() if row not in self._digests and row not in refused]
+
+        def read(row: Any) -> Any:
+            return row, self.digest(self.one(row))
+
+        if missing:
+            dataset = tf.data.Dataset.from_tensor_slices(np.asarray(missing, np.int64))
+            dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
+            for found, digests in dataset.ignore_errors().batch(256).as_numpy_iterator():
+                self.remember(found, digests)
+        return ["-" if row in refused else self._digests.get(row, "-") for row in rows.tolist()]
+
+
+class Files(Encoded):
+    """Encoded pictures in files, read when they are needed."""
 
     def __init__(self, paths: Sequence[str], identities: Sequence[str], refused: dict[int, str] | None = None) -> None:
         self.paths, self.identities = list(paths), list(identities)
@@ -103,10 +147,8 @@ class Files:
         return Path(self.paths[row]).read_bytes()
 
 
-class Strings:
+class Strings(Encoded):
     """Encoded pictures kept in memory as they came."""
-
-    encoded = True
 
     def __init__(self, contents: Sequence[bytes], identities: Sequence[str] | None = None) -> None:
         self.contents = list(contents)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from dlkit._errors import InputError
 from dlkit.data import draws
 from dlkit.data._exif import apart
+from dlkit.data._sequential import Sequential
 from dlkit.data._window import cut_window, moved_into, read_window, resized
 from dlkit.data.augment import mix as _mixing
 from dlkit.data.augment._chain import Chain
@@ -36,7 +37,8 @@ class Stream:
     ) -> None:
         if repeats < 1:
             raise InputError(f"repeats={repeats} must be at least 1")
-        self.source, self.preprocess, self.seed, self.repeats = source, preprocess, seed, repeats
+        self.source: Any = source
+        self.preprocess, self.seed, self.repeats = preprocess, seed, repeats
         self.tabular = isinstance(preprocess, Standardize)
         if self.tabular and augment:
             raise InputError(f"augment={tuple(augment)!r} changes pictures; {source!r} with Standardize is a table")
@@ -48,6 +50,7 @@ class Stream:
                 "MixUp and CutMix mix targets by share, which boxes cannot express; leave them out for a box task"
             )
         self.members = _members(source) if balance else None
+        self.sequential = isinstance(source, Sequential)
         self.by_sample = source.store.encoded or self.chain.crop is not None
         self.is_large = not self.tabular and preprocess.input_shape[0] * preprocess.input_shape[1] > _LARGE
 
@@ -55,6 +58,8 @@ class Stream:
 
     def place(self, counters: Any) -> tuple[Any, Any]:
         """Returns (sample index, epoch) of counters: int64 (b,) each."""
+        if self.sequential:
+            raise InputError(f"{self.source!r} is read from front to back: it has no access to sample k")
         count, position = len(self.source), counters // self.repeats
         if self.members is None:
             epoch = position // count
@@ -95,7 +100,7 @@ class Stream:
     def large(self, index: Any, epoch: Any, u: Any) -> Any:
         """Returns (input, target) of one sample, finished alone."""
         picture, window = self.stored(index, u)
-        index, epoch, u = index[None], epoch[None], u[None]
+        index, epoch, u = tf.nest.map_structure(lambda value: value[None], (index, epoch, u))
         if self.chain.crop is None:
             samples = self.finished(picture[None], index, epoch, None, u)
         else:
@@ -106,8 +111,9 @@ class Stream:
             picture.set_shape([None, None, self.preprocess.channels])
             boxes = self.source.boxes_of(index)
             boxes = None if boxes is None else moved_into(boxes, window[None])
+            number = index["index"] if self.sequential else index
             inputs, boxes = self.chain.of_window(
-                picture, size, u, boxes=boxes, index=index, epoch=epoch, seed=self.seed
+                picture, size, u, boxes=boxes, index=number, epoch=epoch, seed=self.seed
             )
             samples = inputs, _with_boxes(self.source.targets(index), boxes)
         return tf.nest.map_structure(lambda value: value[0], samples)
@@ -138,7 +144,8 @@ class Stream:
         boxes = self.source.boxes_of(index)
         if boxes is not None and window is not None:
             boxes = moved_into(boxes, window)
-        inputs, boxes = self.chain(pictures, u, boxes=boxes, index=index, epoch=epoch, seed=self.seed)
+        number = index["index"] if self.sequential else index
+        inputs, boxes = self.chain(pictures, u, boxes=boxes, index=number, epoch=epoch, seed=self.seed)
         return inputs, _with_boxes(targets, boxes)
 
     def mixed(self, samples: tuple[Any, Any], first: Any, rows: int) -> tuple[Any, Any]:
@@ -197,6 +204,12 @@ class Stream:
             index, epoch = self.place(first + tf.range(rows, dtype=tf.int64))
             return index, epoch, self.draws(first, rows)
 
+        def begin_read(step: Any, records: Any) -> Any:
+            first = step * batch + worker * rows
+            epoch = (first + tf.range(rows, dtype=tf.int64)) // (self.repeats * len(self.source))
+            records = tf.nest.map_structure(lambda value: value[worker * rows :][:rows], records)
+            return records, epoch, self.draws(first, rows)
+
         def small(index: Any, epoch: Any, u: Any) -> Any:
             return *self.small(index, u), index, epoch, u
 
@@ -207,11 +220,23 @@ class Stream:
             return self.mixed(samples, step * batch + worker * rows, rows)
 
         steps = tf.data.Dataset.counter(start_step, dtype=tf.int64)
-        samples = steps.map(begin, **options).unbatch()
+        if self.sequential:
+            records = self._records(start_step * batch).batch(batch, drop_remainder=True)
+            samples = tf.data.Dataset.zip(steps, records).map(begin_read, **options).unbatch()
+        else:
+            samples = steps.map(begin, **options).unbatch()
         samples = samples.map(self.large if self.is_large else small, **options).batch(rows, drop_remainder=True)
         if not self.is_large:
             samples = samples.map(small_batch, **options)
         return tf.data.Dataset.zip(steps, samples).map(mix, **options) if self.chain.mixes else samples
+
+    def _records(self, first: int) -> tf.data.Dataset:
+        """Returns the shuffled records from counter `first` on."""
+        records = self.source.passes(self.seed, first // self.repeats)
+        if self.repeats == 1:
+            return records
+        repeated = records.flat_map(lambda record: tf.data.Dataset.from_tensors(record).repeat(self.repeats))
+        return repeated.skip(first % self.repeats)
 
 
 def _with_boxes(targets: Any, boxes: Any) -> Any:

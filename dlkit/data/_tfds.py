@@ -2,12 +2,14 @@
 
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dlkit._errors import InputError, unknown
+from dlkit.data._sequential import Records, Sequential
 from dlkit.data._stores import Arrays, Strings
 from dlkit.data.sources import Source
 
@@ -46,30 +48,56 @@ def from_tfds(
         split: "train", "test", or a slice such as "train[:10%]".
         data_dir: where prepared data lie; default: the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
         budget: GiB that the split may need. It is read into memory, encoded where its pictures differ in size, because
-            its files give no access to sample i.
+            its files give no access to sample i. Beyond it, pictures are read from the record files again in each
+            epoch, in the order of a seeded shuffle buffer: see the limits of streams in docs/data.md.
 
     Raises:
-        InputError: an unknown name or split, a data set that is not prepared, a split beyond the budget, features that
-            are neither a picture nor numbers.
+        InputError: an unknown name or split, a data set that is not prepared, a split beyond the budget that is no
+            pictures in record files, features that are neither a picture nor numbers.
     """
     builder = _builder(name, data_dir)
     if split.split("[")[0] not in builder.info.splits and "+" not in split:
         raise unknown(f"split of {builder.info.name}", split, builder.info.splits)
-    _within(builder, split, budget)
-    return _read(builder, split)
+    needed = _needed(builder, split)
+    if needed <= budget:
+        return _read(builder, split)
+    source = _sequential(builder, split, needed, budget)
+    warnings.warn(
+        f"split {split!r} of {builder.info.name} needs {needed:.1f} GiB in memory, the budget is {budget} GiB: it is "
+        f"read from its files in every epoch, shuffled in a buffer of {source.buffer} pictures",
+        stacklevel=2,
+    )
+    return source
 
 
-def _within(builder: Any, split: str, budget: float) -> None:
-    """Raises InputError where a split needs more memory than the budget."""
-    info = builder.info.splits[split]
+def _needed(builder: Any, split: str) -> float:
+    """Returns the memory that a split needs, GiB."""
+    info, whole = builder.info.splits[split], list(builder.info.splits.values())
     shapes = [feature.shape for feature in builder.info.features.values() if feature.shape]
     decoded = info.num_examples * max((math.prod(shape) for shape in shapes if None not in shape), default=0)
-    needed = max(info.num_bytes or 0, decoded) / 2**30
-    if needed > budget:
+    stored = sum(part.num_bytes or 0 for part in whole) / max(1, sum(part.num_examples for part in whole))
+    return max(info.num_bytes or stored * info.num_examples, decoded) / 2**30
+
+
+def _sequential(builder: Any, split: str, needed: float, budget: float) -> Sequential:
+    """Returns the source of a split's record files."""
+    import tensorflow_datasets as tfds
+
+    features, keys = builder.info.features, _keys(builder)
+    label = features[keys[1]]
+    in_records = str(getattr(builder.info.file_format, "value", "")) == "tfrecord"
+    if not in_records or not isinstance(features[keys[0]], tfds.features.Image):
         raise InputError(
             f"split {split!r} of {builder.info.name} needs {needed:.1f} GiB in memory, the budget is {budget} GiB: "
             f"take a slice such as '{split}[:10%]', raise budget, or write the pictures to a folder and use from_folder"
         )
+    files = [(file.filename, file.skip, file.take) for file in builder.info.splits[split].file_instructions]
+    count = sum(records for _, _, records in files)
+    classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
+    return Sequential(
+        f"{builder.info.name}/{split}", "classification" if classes else "regression",
+        Records(features, keys, files), classes=classes, rows=np.arange(count, dtype=np.int64),
+    )  # fmt: skip
 
 
 def _builder(name: Any, data_dir: Any) -> Any:

@@ -84,10 +84,12 @@ def _whole(crop: Any, u: Any, height: Any, width: Any) -> tuple[Any, Any]:
 def _jpeg_window(preprocess: Any, content: Any, crop: Any, u: Any, half_from: float) -> tuple[Any, Any]:
     shape = tf.image.extract_jpeg_shape(content)
     content = _decode.within_limit(content, shape[:2])
-    pixels, fractions = _whole(crop, u, shape[0], shape[1])
+    pixels, _ = _whole(crop, u, shape[0], shape[1])
     height, width, _ = preprocess.input_shape
     least = [round((half_from * ratio) ** 2 * height * width) for ratio in (1, 2, 4)]
     step = tf.reduce_sum(tf.cast(pixels[2] * pixels[3] >= least, tf.int32))
+    pixels = pixels - pixels % tf.bitwise.left_shift(1, step)  # whole pixels of the smaller size too
+    fractions = tf.cast(pixels, tf.float32) / tf.cast(tf.gather(shape, [0, 1, 0, 1]), tf.float32)
 
     def at(ratio: int) -> Any:
         def decode() -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from dlkit._errors import InputError
+from dlkit.data._sequential import Sequential
 from dlkit.data._stream import Stream
 from dlkit.data.preprocess import Standardize
 from dlkit.data.sources import Source
@@ -64,7 +65,7 @@ def train_pipeline(
             f"worker={worker} of workers={workers} for batch={batch}: 0 <= worker < workers is needed, "
             f"and a batch divisible by the workers"
         )
-    source.check().refuse()
+    _refuse_bad(source)
     stream = Stream(source, preprocess, augment, seed, balance=balance, repeats=repeats)
     return stream.dataset(batch, start_step, worker, workers, num_parallel_calls).prefetch(tf.data.AUTOTUNE)
 
@@ -85,7 +86,7 @@ def eval_pipeline(source: Source, preprocess: Any, batch: int) -> tf.data.Datase
     """
     if batch < 1:
         raise InputError(f"batch={batch} must be at least 1")
-    source.check().refuse()
+    _refuse_bad(source)
     count = len(source)
 
     def whole(start: Any) -> Any:
@@ -102,9 +103,18 @@ def eval_pipeline(source: Source, preprocess: Any, batch: int) -> tf.data.Datase
         return preprocess.normalize(images), source.targets(rows)
 
     if source.store.encoded:
-        samples = tf.data.Dataset.range(count).map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        rows = source.in_order() if isinstance(source, Sequential) else tf.data.Dataset.range(count)
+        samples = rows.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         result = samples.batch(batch).map(finished, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     else:
         starts = tf.data.Dataset.range(0, count, batch)
         result = starts.map(whole, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if isinstance(source, Sequential):
+        result = result.apply(tf.data.experimental.assert_cardinality(-(-count // batch)))
     return result.prefetch(tf.data.AUTOTUNE)
+
+
+def _refuse_bad(source: Source) -> None:
+    """Checks a source unless that means to read a stream once more than needed."""
+    if not isinstance(source, Sequential) or source.__dict__.get("_report"):
+        source.check().refuse()

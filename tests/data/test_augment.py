@@ -97,6 +97,65 @@ def test_the_warp_equals_a_float64_reference():
             np.testing.assert_allclose(got[..., channel], expected, atol=0.02)
 
 
+def test_a_window_is_cropped_resized_and_warped_in_one_reading():
+    """The same formula for the map from output to window pixels, and the window's own mean for contrast."""
+    ndimage = pytest.importorskip("scipy.ndimage")
+    window = tf.constant(random_pictures(1, 15, 11)[0])
+    u = draws(1, 12)
+    chain = a.Chain([a.Affine(30, 0.2, (1.0, 1.5), 15, fill="edge"), a.Color(0.1, 0.2, 0.3)])
+    got = chain.of_window(window, (12, 14), u, boxes=None, index=[0], epoch=[0], seed=0)[0].numpy()[0]
+    row = u[0].astype(np.float64)
+    angle, shear = np.radians(-30 + 60 * row[0]), np.tan(np.radians(15)) * (2 * row[1] - 1)
+    zoom, shift = 1 + 0.5 * row[2], (-0.2 + 0.4 * row[3:5]) * [14, 12]
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ [[1, shear], [0, 1]] / zoom
+    matrix = np.diag([11 / 14, 15 / 12]) @ matrix
+    y, x = np.mgrid[:12, :14]
+    place = matrix @ (np.stack([x - 6.5, y - 5.5]).reshape(2, -1) - shift[:, None]) + np.array([5.0, 7.0])[:, None]
+    picture = window.numpy().astype(float)
+    warped = [ndimage.map_coordinates(picture[..., i], place[::-1], order=1, mode="nearest") for i in range(3)]
+    warped = np.stack(warped, -1).reshape(12, 14, 3)
+    bright, contrast, vivid = 0.9 + 0.2 * row[5], 0.8 + 0.4 * row[6], 0.7 + 0.6 * row[7]
+    luma = np.array([0.299, 0.587, 0.114])
+    expected = contrast * bright * warped + (1 - contrast) * bright * (picture @ luma).mean()
+    expected = vivid * expected + (1 - vivid) * (expected @ luma)[..., None]
+    np.testing.assert_allclose(got, np.clip(expected, 0, 255), atol=0.03)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(
+    "ops", [(), (a.Flip(1.0),), (a.Flip(1.0), a.GaussianNoise(0.0)), (a.Affine(fill=0.5), a.Flip(1.0), a.Erase(0.0))]
+)
+def test_a_window_of_the_output_s_size_keeps_every_pixel(channels, ops):
+    window = random_pictures(1, 12, 14, channels)
+    result = (
+        a.Chain(ops)
+        .of_window(tf.constant(window[0]), (12, 14), draws(1, 16), boxes=None, index=[0], epoch=[0], seed=0)[0]
+        .numpy()
+    )
+    np.testing.assert_array_equal(result, window[:, :, ::-1] if ops else window)
+
+
+def test_policies_and_second_warps_follow_a_window():
+    window, u = tf.constant(random_pictures(1, 13, 15)[0]), draws(1, 32)
+    whole = a.Chain([a.RandAugment(2, 15)])(window[None], u)[0].numpy()
+    same = a.Chain([a.RandAugment(2, 15)]).of_window(window, (13, 15), u, boxes=None, index=[0], epoch=[0], seed=0)[0]
+    assert np.abs(same.numpy() - whole).mean() < 0.5  # other rounding on the way to uint8
+    chain = a.Chain([a.Affine(10), a.Blur(1.0), a.Affine(10), a.Color(0.2)])
+    result = chain.of_window(window, (10, 12), u, boxes=None, index=[0], epoch=[0], seed=0)[0]
+    assert result.shape == (1, 10, 12, 3)
+    assert 0 <= result.numpy().min() <= result.numpy().max() <= 255
+
+
+def test_uint8_results_are_the_rounded_values():
+    images, u = random_pictures(4), draws(4, 8)
+    exact = a.Color(0.3, 0.3)(images, u).numpy()
+    rounded = a.Color(0.3, 0.3)(images, u, dtype="uint8").numpy()
+    assert rounded.dtype == np.uint8
+    assert np.abs(rounded - exact).max() <= 0.5
+    with pytest.raises(InputError, match="dtype='int8'"):
+        a.Color()(images, u, dtype="int8")
+
+
 def test_flips_and_crops_move_whole_pixels():
     images, u = random_pictures(), draws(16, 4)
     flipped = a.Flip(0.5, 0.5)(images, u).numpy()

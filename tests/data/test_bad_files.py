@@ -174,6 +174,7 @@ def test_two_thousand_mutated_files_neither_crash_nor_hang_nor_eat_memory(tmp_pa
         encoded(image, "JPEG", exif=exif), encoded(image, "JPEG", progressive=True), encoded(image, "PNG"),
         encoded(Image.fromarray(image).quantize(64), "PNG"), encoded(image, "BMP"), encoded(image, "WEBP"),
         encoded(Image.fromarray(image).quantize(64), "GIF"), encoded(Image.fromarray(image).convert("CMYK"), "JPEG"),
+        encoded(image, "PNG", exif=exif), encoded(image, "WEBP", exif=exif),
     ]  # fmt: skip
     for label in "ab":
         (tmp_path / label).mkdir()

@@ -78,9 +78,15 @@ def test_workers_share_the_global_batch_in_contiguous_blocks(expected, kind, bat
 def test_large_pictures_are_finished_one_by_one_with_the_same_result(files):
     preprocess, chain = Preprocess(100), (a.RandomResizedCrop(), a.Affine(10), a.Color(0.2), a.MixUp())
     whole = samples(files, preprocess, chain, 16, 0, 32)
-    for batch, start in ((16, 16), (5, 10)):
-        part = samples(files, preprocess, chain, batch, start, start + 5)
+    for batch, start, calls in ((16, 16, 1), (5, 10, 8)):
+        part = samples(files, preprocess, chain, batch, start, start + 5, num_parallel_calls=calls)
         np.testing.assert_array_equal(part[0], whole[0][start : start + 5])
+    for worker in range(2):
+        stream = train_pipeline(files, preprocess, chain, 32, SEED, worker=worker, workers=2).take(1)
+        np.testing.assert_array_equal(next(iter(stream))[0], whole[0][16 * worker :][:16])
+    shown = a.preview(files, chain, k=17, seed=SEED, preprocess=preprocess)
+    np.testing.assert_array_equal(shown.inputs, whole[0][17])
+    np.testing.assert_array_equal(shown.targets, whole[1][17])
 
 
 def test_preview_shows_the_very_pixels_of_the_stream(expected):

@@ -1,6 +1,8 @@
 """Sources: what they hold, how they split, and what they refuse."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -145,6 +147,29 @@ def test_a_folder_gives_sorted_classes_and_files(tmp_path):
     fingerprint = source.fingerprint
     (root / "dog" / "000.png").write_bytes(b"changed")
     assert from_folder(root).fingerprint != fingerprint
+
+
+def test_the_fingerprint_of_files_is_that_of_their_content(tmp_path):
+    """The same files elsewhere and in memory have the same one; one byte, a name or an order of classes changes it."""
+    source = from_folder(folder(tmp_path / "pets"))
+    fingerprint = source.fingerprint
+    shutil.copytree(tmp_path / "pets", tmp_path / "other place")
+    os.utime(tmp_path / "other place" / "cat" / "000.png", (0, 0))
+    elsewhere = from_folder(tmp_path / "other place")
+    assert elsewhere.check(progress=False).ok  # the check reads every file: what it saw is not read again
+    (tmp_path / "other place").rename(tmp_path / "gone")
+    assert elsewhere.fingerprint == source.cached().fingerprint == fingerprint
+    assert elsewhere.split(0.5, 0.5)[0].fingerprint == source.split(0.5, 0.5)[0].fingerprint != fingerprint
+    picture = tmp_path / "pets" / "cat" / "000.png"
+    content = bytearray(picture.read_bytes())
+    content[-20] ^= 1
+    picture.write_bytes(content)
+    assert from_folder(tmp_path / "pets").fingerprint != fingerprint
+    content[-20] ^= 1
+    picture.write_bytes(content)
+    assert from_folder(tmp_path / "pets").fingerprint == fingerprint
+    preprocess = Preprocess(12)
+    assert source.cached("decoded", preprocess=preprocess).fingerprint != fingerprint
 
 
 def test_wrong_folders_are_refused(tmp_path):

@@ -33,18 +33,24 @@ class Augmentation:
 
     draws: ClassVar[int] = 0
 
-    def __call__(self, images: Any, draws: Any, *, index: Any = None, epoch: Any = None, seed: int = 0) -> Any:
-        """Returns augmented pictures in grey levels: uint8 (b, H, W, C), float32 (b, draws) -> float32 (b, H, W, C).
+    def __call__(
+        self, images: Any, draws: Any, *, index: Any = None, epoch: Any = None, seed: int = 0, dtype: str = "float32"
+    ) -> Any:
+        """Returns augmented pictures in grey levels: uint8 (b, H, W, C), float32 (b, draws) -> (b, H, W, C).
 
         Args:
             images: uint8 pictures.
             draws: uniform numbers of [0, 1), at least `self.draws` columns.
             index, epoch: int64 (b,), for operations that alternate over epochs; default zeros.
             seed: for the same operations.
+            dtype: "float32", or "uint8" for rounded values.
         """
+        if dtype not in ("float32", "uint8"):
+            raise InputError(f"dtype={dtype!r}; allowed: 'float32', 'uint8'")
         from dlkit.data.augment._chain import Chain
 
-        return Chain([self])(images, draws, index=index, epoch=epoch, seed=seed)[0]
+        result = Chain([self])(images, draws, index=index, epoch=epoch, seed=seed)[0]
+        return result if dtype == "float32" else tf.cast(tf.round(result), tf.uint8)
 
 
 class Matrix(NamedTuple):
