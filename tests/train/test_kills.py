@@ -89,6 +89,7 @@ def flipped(content):
     return content[:-40] + bytes([content[-40] ^ 4]) + content[-39:]
 
 
+@pytest.mark.slow
 def test_each_kind_of_damage_to_the_newest_checkpoint_ends_in_the_same_bits(straight, tmp_path, monkeypatch):
     interrupted(tmp_path / "run", monkeypatch)
     (tmp_path / "run" / "mine.txt").write_text("mine")

@@ -34,6 +34,7 @@ CASES = {
         s.WarmUp(s.Linear(1.0, steps=100), steps=9),
         lambda t: (t + 1) / 10 if t < 9 else 1 - min((t - 9) / 100, 1),
     ),
+    "scaled": (s.Scaled(s.Linear(0.5, steps=90), scale=0.2), lambda t: 0.1 * (1 - min(t / 90, 1))),
 }
 
 
