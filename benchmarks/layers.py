@@ -1,17 +1,21 @@
 """Times dlkit's layers against Keras' own on TensorFlow's CPU backend, and writes benchmarks/results/layers.json.
 
-    python benchmarks/layers.py                    the whole grid, about eight minutes on two cores
+    python benchmarks/layers.py                    the whole grid, about ten minutes on two cores
     python benchmarks/layers.py --dtype float32    one half of it; --layer GroupNorm one layer; --quick few repeats
+    python benchmarks/layers.py --part memory      the memory alone
 
-Each cell interleaves both libraries, call by call, and takes the median of the wall-clock times. `forward` and
+Each cell interleaves dlkit, Keras and the same Keras function once more, call by call in rotating order, and takes the
+median of the wall-clock times. Keras against itself says what the clock can tell apart: a cell is called slower if its
+ratio lies below the band that holds 95 % of those ratios around 1 in the same mode. `forward` and
 `forward+backward` call `layer(x)` (BatchNorm with training=True) inside a tf.function; `inference` calls it with
 training=False, the form that exports have. Unknown batch means a tf.function traced for (None, ...). Compile time is
 the first call less the median. Memory is the growth of the process' peak resident size per layer of a chain, with
-gradients, each chain in a process of its own.
+gradients, each chain in a process of its own, in a tf.function and eagerly.
 """
 
 import argparse
 import json
+import operator
 import os
 import platform
 import subprocess
@@ -26,6 +30,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import dlkit
 from dlkit import layers
 
 SHAPES = ((32, 56, 56, 64), (32, 14, 14, 256), (128, 32, 32, 32), (8, 112, 112, 48), (32, 196, 768))
@@ -114,17 +119,19 @@ def measure(name, shape, dtype, unknown, mode, repeats):
         run(x, dy)
         first.append(time.perf_counter() - start)
         runs.append(run)
-    times = [[], []]
-    for _ in range(repeats):
-        for run, record in zip(runs, times, strict=True):
+    runs.append(runs[1])  # Keras against itself
+    times = [[], [], []]
+    for turn in range(repeats):
+        for i in range(3):
+            which = (turn + i) % 3
             start = time.perf_counter()
-            run(x, dy)
-            record.append(time.perf_counter() - start)
+            runs[which](x, dy)
+            times[which].append(time.perf_counter() - start)
     medians = [float(np.median(t)) for t in times]
     return {
         "layer": name, "shape": list(shape), "dtype": dtype, "batch": "unknown" if unknown else "static", "mode": mode,
         "dlkit_ms": round(1e3 * medians[0], 3), "keras_ms": round(1e3 * medians[1], 3),
-        "ratio": round(medians[1] / medians[0], 3),
+        "ratio": round(medians[1] / medians[0], 3), "keras_to_itself": round(medians[2] / medians[1], 3), "n": repeats,
         "dlkit_compile_s": round(first[0] - medians[0], 3), "keras_compile_s": round(first[1] - medians[1], 3),
     }  # fmt: skip
 
@@ -134,36 +141,41 @@ import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras, tensorflow as tf
 from dlkit import layers
-length, who, dtype = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+length, who, dtype, mode = int(sys.argv[1]), *sys.argv[2:5]
 keras.config.set_dtype_policy("float32" if dtype == "float32" else "mixed_" + dtype)
 make = layers.GroupNorm if who == "dlkit" else keras.layers.GroupNormalization
 norms = [make(32, epsilon=1e-5) for _ in range(length)]
 for norm in norms: norm.build((32, 56, 56, 64))
-@tf.function(autograph=False)
 def step(x):
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = x
         for norm in norms: y = norm(y)
     return tape.gradient(y, x)
+if mode == "graph": step = tf.function(step, autograph=False)
 step(tf.random.normal((32, 56, 56, 64), dtype=dtype))
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 def memory():
-    """Returns MiB held per GroupNorm layer for the backward pass: slope of the peak between chains of 4 and 20."""
+    """Returns MiB held per GroupNorm layer for the backward pass: slope of the peak between two lengths of a chain."""
     result = {}
-    for dtype in DTYPES:
-        held = {}
-        for who in ("dlkit", "keras"):
-            peaks = []
-            for length in (4, 20):
-                command = [sys.executable, "-c", CHAIN, str(length), who, dtype]
-                peaks.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
-            held[who] = round((peaks[1] - peaks[0]) / 1024 / 16, 1)
-        tensor = round(32 * 56 * 56 * 64 * (4 if dtype == "float32" else 2) / 2**20, 1)
-        result[dtype] = {**held, "tensor": tensor, "saved": round(1 - held["dlkit"] / held["keras"], 3)}
+    for mode, lengths in (("graph", (4, 20)), ("eager", (4, 12))):
+        for dtype in DTYPES:
+            held = {}
+            for who in ("dlkit", "keras"):
+                peaks = []
+                for length in lengths:
+                    command = [sys.executable, "-c", CHAIN, str(length), who, dtype, mode]
+                    peaks.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
+                held[who] = round((peaks[1] - peaks[0]) / 1024 / (lengths[1] - lengths[0]), 1)
+            tensor = round(32 * 56 * 56 * 64 * (4 if dtype == "float32" else 2) / 2**20, 1)
+            result[f"{mode}, {dtype}"] = {
+                **held,
+                "tensor": tensor,
+                "saved": round(1 - held["dlkit"] / held["keras"], 3),
+            }
     return result
 
 
@@ -198,18 +210,21 @@ def summary(cells, held):
                 mean = geometric_mean(ratios)
                 met = "yes" if mean >= target else "no"
                 lines.append(f"| {' and '.join(pooled)}, {mode}: at least {target}x | {mean:.2f}x | {met} |")
-    for title, modes in (("forward and forward+backward", MODES[:2]), ("inference", MODES[2:])):
-        ratios = [(c["ratio"], c) for c in cells if c["mode"] in modes]
-        slower = [c for r, c in ratios if r < 1]
-        if ratios:
-            worst = min(r for r, _ in ratios)
+    for mode in MODES:
+        some = [c for c in cells if c["mode"] == mode]
+        if some:
+            band = float(np.quantile([abs(np.log(c["keras_to_itself"])) for c in some], 0.95))
+            low = float(np.exp(-band))
+            below, slower = ([c for c in some if c["ratio"] < limit] for limit in (1.0, low))
+            worst = min(c["ratio"] for c in some)
             lines.append(
-                f"| never slower than Keras, {title}, {len(ratios)} cells | {len(slower)} cells slower, worst "
-                f"{worst:.2f}x | {'no' if slower else 'yes'} |"
+                f"| never slower than Keras, {mode}, {len(some)} cells (Keras against itself: {low:.2f} to "
+                f"{1 / low:.2f}) | {len(slower)} cells below {low:.2f}, {len(below)} below 1, worst {worst:.2f}x | "
+                f"{'no' if slower else 'yes'} |"
             )
-    for dtype, m in (held or {}).items():
+    for case, m in (held or {}).items():
         lines.append(
-            f"| memory held for backward, GroupNorm (32, 56, 56, 64) {dtype}: 40 % less | {100 * m['saved']:.0f} % "
+            f"| memory held for backward, GroupNorm (32, 56, 56, 64), {case}: 40 % less | {100 * m['saved']:.0f} % "
             f"less: {m['dlkit']} against {m['keras']} MiB per layer, the tensor has {m['tensor']} | "
             f"{'yes' if m['saved'] >= 0.4 else 'no'} |"
         )
@@ -220,8 +235,18 @@ def machine():
     cpu = next(ln.split(":")[1].strip() for ln in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in ln)
     return (
         f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, tensorflow {tf.__version__}, "
-        f"keras {keras.__version__}"
+        f"keras {keras.__version__}, numpy {np.__version__}, dlkit {dlkit.__version__}"
     )
+
+
+def save(stored, cells, path):
+    """Puts the cells in place of the stored ones of the same kind and writes the file."""
+    kind = operator.itemgetter("layer", "shape", "dtype", "batch", "mode")
+    new = [kind(c) for c in cells]
+    stored["cells"] = [c for c in stored["cells"] if kind(c) not in new] + cells
+    stored.update(command="python benchmarks/layers.py", machine=machine())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 def main():
@@ -231,6 +256,7 @@ def main():
     parser.add_argument("--mode", choices=MODES, action="append", help="only this mode")
     parser.add_argument("--batch", choices=("static", "unknown"), action="append", help="only this kind of batch axis")
     parser.add_argument("--repeats", type=int, default=11, help="interleaved calls per cell (11)")
+    parser.add_argument("--part", choices=("speed", "memory"), help="only this part")
     parser.add_argument("--quick", action="store_true", help="one small shape, 3 repeats, no memory: a smoke test")
     parser.add_argument("--report", action="store_true", help="print the table of the stored results and stop")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; cells measured again replace old ones")
@@ -238,22 +264,20 @@ def main():
     names = [n for pooled, *_ in TARGETS for n in pooled]
     stored = json.loads(args.out.read_text()) if args.out.exists() else {"cells": [], "memory": None}
     if not args.report:
-        cells = []
-        for shape in SHAPES[1:2] if args.quick else SHAPES:
-            for dtype in args.dtype or DTYPES:
-                for name in args.layer or names:
-                    for batch in args.batch or ("static", "unknown"):
-                        for mode in args.mode or MODES:
-                            repeats = 3 if args.quick else args.repeats
-                            cells.append(measure(name, shape, dtype, batch == "unknown", mode, repeats))
-            print(f"{shape}: {len(cells)} cells", file=sys.stderr, flush=True)
-        key = ("layer", "shape", "dtype", "batch", "mode")
-        done = {tuple(map(str, (c[k] for k in key))) for c in cells}
-        cells += [c for c in stored["cells"] if tuple(map(str, (c[k] for k in key))) not in done]
-        held = memory() if not args.quick and (not args.layer or "GroupNorm" in args.layer) else stored["memory"]
-        stored = {"command": "python benchmarks/layers.py", "machine": machine(), "memory": held, "cells": cells}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(stored, indent=1) + "\n")
+        shapes = () if args.part == "memory" else SHAPES[1:2] if args.quick else SHAPES
+        for shape in shapes:
+            for name in args.layer or names:
+                cells = [
+                    measure(name, shape, dtype, batch == "unknown", mode, 3 if args.quick else args.repeats)
+                    for dtype in args.dtype or DTYPES
+                    for batch in args.batch or ("static", "unknown")
+                    for mode in args.mode or MODES
+                ]
+                save(stored, cells, args.out)
+            print(f"{shape}: {len(stored['cells'])} cells stored", file=sys.stderr, flush=True)
+        if args.part == "memory" or not (args.part or args.quick or args.layer):
+            stored["memory"] = memory()
+        save(stored, [], args.out)
     print("\n".join([stored["machine"], "", *summary(stored["cells"], stored["memory"])]))
 
 
