@@ -253,6 +253,21 @@ def test_the_page_carries_names_as_text_and_allows_only_its_own_code():
     assert "https:" not in page
 
 
+def test_a_model_that_would_write_files_is_refused_before_it_is_loaded(tmp_path):
+    from dlkit.export.server._loaded import Loaded, RefusedError
+
+    class Writing(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="x")])
+        def call(self, x):
+            tf.io.write_file(str(tmp_path / "harm"), x[0])
+            return {"y": x}
+
+    module = Writing()
+    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.call})
+    with pytest.raises(RefusedError, match="reaches out of the process: WriteFile"):
+        Loaded(tmp_path / "1")
+
+
 def test_text_that_is_no_unicode_is_answered_in_base64():
     assert _tensors.plain(np.array([b"\xff", "Ёж".encode()], object)) == [{"b64": "/w=="}, "Ёж"]
 

@@ -75,7 +75,7 @@ def test_new_versions_take_over_broken_ones_are_refused_and_no_request_is_lost(t
             server.until(lambda s: s.states("half").get(3, {}).get("state") == "END")
             refused = server.states("half")[3]["status"]
             assert refused["error_code"] == "FAILED_PRECONDITION"
-            assert "cannot load it" in refused["error_message"]
+            assert "its graph cannot be read" in refused["error_message"]
             assert server.predict("half", {"instances": [0.0]}) == (200, {"predictions": [2.0]})
             shutil.copytree(third, folder / ".4.tmp")
             (folder / ".4.tmp").rename(folder / "4")
@@ -131,7 +131,7 @@ def test_a_signal_ends_the_server_after_the_running_request(how, tmp_path):
 def test_a_folder_of_broken_versions_is_one_sentence(tmp_path):
     (tmp_path / "bad" / "1").mkdir(parents=True)
     (tmp_path / "bad" / "1" / "saved_model.pb").write_bytes(b"no graph")
-    with pytest.raises(RuntimeError, match=r"error: .*nothing can be served: bad version 1: TensorFlow cannot load it"):
+    with pytest.raises(RuntimeError, match=r"error: .*nothing can be served: bad version 1: its graph cannot be read"):
         Server(tmp_path).__enter__()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dlkit.export._operations import strange_operations
 from dlkit.export.server._errors import ServeError, of_tensorflow
 
 Arrays = dict[str, np.ndarray]
@@ -63,11 +64,17 @@ class Loaded:
     """A SavedModel in memory.
 
     Raises:
-        RefusedError: TensorFlow cannot load it, or it has no signature.
+        RefusedError: TensorFlow cannot load it, it has no signature, or it would touch files, networks or Python.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        try:
+            strange = strange_operations(path)  # before it is loaded, because loading runs what is in it
+        except Exception as error:
+            raise RefusedError(f"its graph cannot be read: {_first_line(error)}") from error
+        if strange:
+            raise RefusedError(f"its graph reaches out of the process: {', '.join(strange)}")
         try:
             model = tf.saved_model.load(str(path))
         except Exception as error:  # damaged files raise nearly anything
