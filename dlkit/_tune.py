@@ -46,7 +46,7 @@ def tune(
     say(f"{found.epochs} epochs in {len(found.trials)} trials; best run in {best.run_dir}")
     say(f"report: {dlkit.report.write_search(folder)}")
     if export:
-        _export(plan, best, source, held_out, folder / "retrained", Path(saved_models, export), seed)
+        _export(plan, best, source, held_out, folder / f"retrained_{best.id}", Path(saved_models, export), seed)
     else:
         say(f"next: dlkit export {best.run_dir} --name {Path(data).name}")
 
