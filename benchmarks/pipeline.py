@@ -377,7 +377,7 @@ def report(results):
             (max(others) if others else None) if theirs == "best of the others" else rates.get(theirs, {}).get("median")
         )
         if base and ours in rates:
-            ratio = rates["ratio"]["median"] if task == "training" else rates[ours]["median"] / base
+            ratio = rates["ratio"]["median"] if "ratio" in rates else rates[ours]["median"] / base
             print(f"{task}: {ours} / {theirs} = {ratio:.2f}, target {factor}: {'met' if ratio >= factor else 'MISSED'}")
 
 
