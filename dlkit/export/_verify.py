@@ -43,12 +43,12 @@ def verify(path: str | os.PathLike[str], *, data: Any = None) -> Report:
     if manifest["form"] != "saved_model":
         check_runtime(manifest["form"])
     source = _source(data, manifest)
+    preprocess = _preprocess(manifest, folder)
+    samples = folder / _manifest.SAMPLES
+    if not samples.is_file():
+        raise InputError(f"{folder} has lost {_manifest.SAMPLES}, which its check needs; export the model again")
+    cases = _cases.load(samples, preprocess)  # before a process starts: what is refused costs nothing
     with Checker() as checker, tempfile.TemporaryDirectory(prefix="dlkit-verify-") as scratch:
-        preprocess = _preprocess(manifest, folder)
-        samples = folder / _manifest.SAMPLES
-        if not samples.is_file():
-            raise InputError(f"{folder} has lost {_manifest.SAMPLES}, which its check needs; export the model again")
-        cases = _cases.load(samples, preprocess)
         if source is not None:
             cases = _with_data(cases, source, preprocess, manifest, folder)
         request = _cases.request(cases, manifest, exact=False) | {"export": str(folder)}
