@@ -126,7 +126,8 @@ def test_random_operations_and_weights_stored_twice_would_be_found(checker, expo
     function = tf.function(call, input_signature=[tf.TensorSpec([None, 2], tf.float32, name="tensors")])
     tf.saved_model.save(module, str(tmp_path / "1"), {"tensors": function})
     request = {
-        "task": "classification", "labels": list(LABELS), "top": 5, "temperature": 1.0, "expects_probabilities": False,
+        "form": "saved_model", "lossy": False, "expects_probabilities": False,
+        "task": "classification", "labels": list(LABELS), "top": 5, "temperature": 1.0,
         "signatures": {}, "frozen": False, "parameter_bytes": 2_400_000, "graph_bytes": 100_000, "limits": {},
         "batch": 1, "few": 1, "files": 0, "samples": 1, "export": str(tmp_path / "1"),
     }  # fmt: skip
