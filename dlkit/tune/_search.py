@@ -216,6 +216,29 @@ def _address() -> tuple[str, int]:
     return os.environ.get("KERASTUNER_ORACLE_IP", "127.0.0.1"), int(os.environ.get("KERASTUNER_ORACLE_PORT", "0"))
 
 
+class _Bare:
+    """Sends trials with their values only: KerasTuner prints a line for every condition of a space that it sends."""
+
+    def __init__(self, chief: Chief) -> None:
+        self._chief = chief
+
+    def create_trial(self, tuner_id: str) -> Any:
+        return self._plain(self._chief.create_trial(tuner_id))
+
+    def get_trial(self, trial_id: str) -> Any:
+        return self._plain(self._chief.get_trial(trial_id))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chief, name)
+
+    @staticmethod
+    def _plain(trial: Any) -> Any:
+        hp = keras_tuner.HyperParameters()
+        held = trial.hyperparameters.values
+        hp.values = {name: value.item() if hasattr(value, "item") else value for name, value in held.items()}
+        return keras_tuner.engine.trial.Trial(hp, trial_id=trial.trial_id, status=trial.status)
+
+
 @contextlib.contextmanager
 def _serving(chief: Chief) -> Iterator[tuple[str, int]]:
     """Serves KerasTuner's protocol on this machine only, unless KERASTUNER_ORACLE_IP names another address."""
@@ -224,7 +247,7 @@ def _serving(chief: Chief) -> Iterator[tuple[str, int]]:
     from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
-    protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(chief), server)
+    protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(_Bare(chief)), server)
     host, port = _address()
     bound = server.add_insecure_port(f"{host}:{port}")
     if not bound:

@@ -47,7 +47,7 @@ def faulty(fault):
         time.sleep(1000)
     if fault == "nan":
         model = build(4)
-        model.trainable_variables[0].assign(np.full(model.trainable_variables[0].shape, np.nan))
+        model.trainable_variables[-1].assign(np.full(model.trainable_variables[-1].shape, np.nan))
         return model
     return build(4)
 
