@@ -14,13 +14,14 @@ PUBLIC = {
     "layers": "RMSNorm LayerNorm GroupNorm InstanceNorm BatchNorm LocalResponseNorm WSConv2D Swish Maxout GLU ReGLU "
     "GEGLU SwiGLU GatedMLP Dropout StochasticDepth norm activation",
     "models": "mlp cnn alexnet vgg vgg11 vgg13 vgg16 vgg19 resnet resnet18 resnet34 resnet50 resnet101 resnet152 "
-    "resnet_cifar create names describe",
+    "resnet_cifar create names describe endpoints ensemble localizer grow load_weights",
     "data": "Preprocess Source from_folder from_tfds from_arrays load train_pipeline eval_pipeline augment",
-    "data.augment": "Affine Color",
-    "train": "Recipe RECIPES fit evaluate load_run schedules",
-    "tune": "search Asha Bohb",
-    "export": "saved_model verify predict",
-    "report": "write",
+    "data.augment": "Affine Color GaussianNoise Blur Erase RandomCrop RandomResizedCrop MixUp CutMix RandAugment TrivialAugment "
+    "preview views",
+    "train": "Recipe RECIPES fit evaluate load_run schedules stopping losses fast_math lr_find k_fold",
+    "tune": "search Asha Bohb HyperMLP HyperCNN HyperAlexNet HyperVGG HyperResNet",
+    "export": "saved_model verify predict onnx openvino litert serve",
+    "report": "write write_search",
     "testing": "check_layer check_model check_augmentation",
 }
 

@@ -86,7 +86,7 @@ class Stream:
         crop, at = self.chain.crop
         u = u[at : at + crop.draws]
         if self.source.store.encoded:
-            return read_window(self.preprocess, stored, crop, u, 1.5 if self.is_large else 2.0)
+            return read_window(self.preprocess, stored, crop, u)
         picture, window = cut_window(stored, crop, u)
         return self.preprocess.with_channels(picture), window
 

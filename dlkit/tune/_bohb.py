@@ -15,6 +15,7 @@ RUNGS = 4  # the last ones: scores before a fourteenth of the epochs say too lit
 CANDIDATES = 400  # configurations among which the expected improvement is maximised
 DENSITY_CANDIDATES = 64
 POINTS = 200  # trials the process sees: the best half and the latest half
+AHEAD = 3  # trials that the model starts before it continues any
 GROWTH = 1.2  # the process's scales are found anew after this much more data
 LIVE = 150  # the best trials that a promotion is chosen from
 
@@ -53,7 +54,7 @@ class Bohb(Asha):
         max_epochs: int = 100,
         factor: float = 2.4,
         *,
-        density_fraction: float = 0.35,
+        density_fraction: float = 0.5,
         good_fraction: float = 0.15,
         **kwargs: Any,
     ):
@@ -74,7 +75,7 @@ class Bohb(Asha):
         """Answers KerasTuner's request for the next trial: a promotion and a new trial, turn by turn."""
         fresh = sum(not t.hyperparameters.values.get("tuner/trial_id") for t in self.trials.values())
         continued = len(self.trials) - fresh
-        due = continued <= fresh - self._initial and len(self._done()) >= self._initial
+        due = continued <= fresh - self._initial - AHEAD and len(self._done()) >= self._initial + AHEAD
         return (self._promotion() if due else None) or self._start(trial_id)
 
     @property
@@ -113,7 +114,8 @@ class Bohb(Asha):
         if not len(cube):
             return super()._suggest(random)
         if fresh < self._initial:
-            return cube.values(_spread(len(cube), fresh, self.seed))
+            values = cube.values(_spread(len(cube), fresh, self.seed))
+            return super()._suggest(random) if self._duplicate(values) else values
         if len(done) < self._initial:  # other workers are still busy with the first ones
             return super()._suggest(random)
         by_density = random.uniform() < self.density_fraction
