@@ -16,8 +16,8 @@ PUBLIC = {
     "models": "mlp cnn alexnet vgg vgg11 vgg13 vgg16 vgg19 resnet resnet18 resnet34 resnet50 resnet101 resnet152 "
     "resnet_cifar create names describe endpoints ensemble localizer grow load_weights",
     "data": "Preprocess Source from_folder from_tfds from_arrays load train_pipeline eval_pipeline augment",
-    "data.augment": "Affine Color GaussianNoise Blur Erase RandomCrop RandomResizedCrop MixUp CutMix RandAugment TrivialAugment "
-    "preview views",
+    "data.augment": "Affine Color GaussianNoise Blur Erase RandomCrop RandomResizedCrop MixUp CutMix RandAugment "
+    "TrivialAugment preview views",
     "train": "Recipe RECIPES fit evaluate load_run schedules stopping losses fast_math lr_find k_fold",
     "tune": "search Asha Bohb HyperMLP HyperCNN HyperAlexNet HyperVGG HyperResNet",
     "export": "saved_model verify predict onnx openvino litert serve",
