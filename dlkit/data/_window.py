@@ -12,8 +12,8 @@ def read_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, 
     """Returns (picture, window): uint8 (h, w, channels) and its place (top, left, height, width) as fractions.
 
     Of an upright JPEG only the window is decoded, at 1/2, 1/4 or 1/8 when it is at least that much larger than the
-    output (geometric mean of the sides). From 1.5 times up would be faster, and further from an antialiased resize than no
-    filter at all: such a picture has to be enlarged again.
+    output (geometric mean of the sides). From 1.5 times up would be faster, but such a picture has to be enlarged again
+    and lies further from an antialiased resize than one read without any filter.
 
     Args:
         preprocess: a `Preprocess`.
