@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from dlkit.report._importance import place
 from dlkit.report._plots import BLUE, GREEN, ORANGE, canvas, svg
@@ -64,6 +64,7 @@ def front(first: Sequence[float], second: Sequence[float], chosen: Sequence[int]
     )  # fmt: skip
     if min(second, default=0) > 0 and max(second) / min(second) > 4:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())  # minor labels would overlap
     axes.set(title="Pareto front", xlabel=names[1], ylabel=names[0])
     axes.legend(frameon=False)
     return svg(figure)
@@ -101,7 +102,7 @@ def parallel(space: Mapping[str, Any], values: Sequence[Mapping[str, Any]], good
     axes.grid(False)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.set_title("Parallel coordinates: the best trials are the dark lines")
+    axes.set_title("Parallel coordinates: the best trials are the dark lines", loc="left")
     return svg(figure)
 
 

@@ -15,7 +15,8 @@ from dlkit.report._page import _STYLE
 from dlkit.tune import _records
 
 _MORE = """
-.wide svg { max-width: 100%; height: auto } .slices { grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)) }
+.wide { overflow-x: auto } .wide svg { max-width: none } .importance svg { max-width: 34rem; height: auto }
+.slices { grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)) }
 td.number, th.number { text-align: right } .best td { font-weight: 600 } pre { white-space: pre-wrap; font-size: 12px }
 .scroll { overflow-x: auto }
 """
@@ -112,7 +113,7 @@ def _space(space: dict[str, Any], objective: str, sign: int, ranked: list[dict[s
     shares, explained = importance(space, values, [sign * r["score"] for r in ranked], rungs)
     parts = ["<h2>What mattered</h2>"]
     if shares:
-        parts.append(f'<div class="figures">{figures.bars(shares, explained)}</div>')
+        parts.append(f'<div class="importance">{figures.bars(shares, explained)}</div>')
         parts.append(
             '<p class="sub">A random forest learns the rank of a trial among those that trained as long, from its '
             "hyperparameters. A bar is what its R<sup>2</sup> on trials it has not seen loses when that hyperparameter "
