@@ -86,7 +86,10 @@ def saved_model(
     )
     _options.check_width(model, options)
     shape = _options.input_shape(model, preprocess)
-    with Checker() as checker, _folders.writing(options.directory) as scratch:
+    from dlkit.train.precision import arithmetic  # here, so that `predict` and `verify` need no Keras
+
+    # rewrites are compared in float32, also after `fast_math()`
+    with arithmetic("float32"), Checker() as checker, _folders.writing(options.directory) as scratch:
         return Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
 
 

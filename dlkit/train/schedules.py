@@ -276,8 +276,7 @@ class Scaled(Schedule):
         scale: the variable; assign to it. It belongs into a checkpoint.
 
     >>> schedule = Scaled(Constant(0.5))
-    >>> schedule.scale.assign(0.1) is None
-    True
+    >>> _ = schedule.scale.assign(0.1)
     >>> round(float(schedule(3)), 3)
     0.05
     """

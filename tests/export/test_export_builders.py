@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from dlkit import models
 from dlkit.data import Preprocess
+from dlkit.train.precision import arithmetic
 
 LABELS = ["one", "two", "three"]
 
@@ -50,6 +51,12 @@ def test_a_residual_network_of_the_package_folds_exports_and_verifies(export, ra
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["rewrites"]["folded_batch_norms"] == 7
     assert manifest["rewrites"]["kept_batch_norms"] == []
+    assert rows(folder)["serving_default probabilities of the evaluation"]["difference"] < 1e-5
+
+
+def test_an_export_after_fast_math_is_still_compared_in_float32(export, randomised):
+    with arithmetic("bfloat16"):
+        folder = export(build("resnet_cifar", randomised), Preprocess(16), LABELS)
     assert rows(folder)["serving_default probabilities of the evaluation"]["difference"] < 1e-5
 
 

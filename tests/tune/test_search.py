@@ -36,7 +36,7 @@ def space(hp):
 
 def run(directory, **keywords):
     train, validation = sources()
-    keywords = {"epochs_budget": 12, "seed": 0, "verbose": False, "workers": 0} | keywords
+    keywords = {"epochs_budget": 12, "oracle": "asha", "seed": 0, "verbose": False, "workers": 0} | keywords
     return search(
         keywords.pop("build", build), keywords.pop("space", space), RECIPE, train, validation, preprocess=PREPROCESS,
         directory=directory, **keywords,
@@ -95,7 +95,7 @@ def test_a_finished_search_answers_again_without_training(straight):
     ("change", "message"),
     [
         ({"seed": 1}, "Different: seed: 0 there, 1 now"),
-        ({"oracle": "random"}, 'oracle: "bohb" there, "random" now'),
+        ({"oracle": "random"}, 'oracle: "asha" there, "random" now'),
         ({"space": default_space}, "space.units: .* there, null now"),
     ],
 )
