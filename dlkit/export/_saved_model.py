@@ -86,10 +86,7 @@ def saved_model(
     )
     _options.check_width(model, options)
     shape = _options.input_shape(model, preprocess)
-    from dlkit.train.precision import arithmetic  # here, so that `predict` and `verify` need no Keras
-
-    # rewrites are compared in float32, also after `fast_math()`
-    with arithmetic("float32"), Checker() as checker, _folders.writing(options.directory) as scratch:
+    with Checker() as checker, _folders.writing(options.directory) as scratch:
         return Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
 
 
@@ -114,6 +111,12 @@ class Export:
 
     def write(self, verify_on: Any, checker: Checker, scratch: Path) -> Path:
         """Writes the next version, checked, and returns its folder."""
+        from dlkit.train.precision import arithmetic  # here, so that `predict` and `verify` need no Keras
+
+        with arithmetic("float32"):  # rewrites and outputs are compared in it, also after `fast_math()`
+            return self._written(verify_on, checker, scratch)
+
+    def _written(self, verify_on: Any, checker: Checker, scratch: Path) -> Path:
         stored = _cases.generated(self.preprocess, self.shape)
         cases = stored
         if verify_on is not None:

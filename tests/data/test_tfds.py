@@ -146,6 +146,7 @@ def test_a_streamed_split_shows_every_sample_once_per_epoch_in_a_seeded_order(ph
     assert np.abs(np.corrcoef(values[:60], np.arange(60))[0, 1]) < 0.6
 
 
+@pytest.mark.slow
 def test_a_streamed_split_keeps_its_bits_at_any_batch_size_parallelism_worker_and_resume_point(photos):
     source = streamed(photos)
     inputs, targets = shown(source, augment=CHAIN)

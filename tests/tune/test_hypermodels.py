@@ -32,6 +32,7 @@ def fixed(**values):
     return hp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tuner", "model"),
     [

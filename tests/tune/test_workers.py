@@ -238,6 +238,7 @@ def kill_again_and_again(directory, oracle, budget, kills, seed):
     return finish(process), done
 
 
+@pytest.mark.slow
 def test_two_kills_of_a_search_change_no_bit_of_its_answers(here, tmp_path):
     found, kills = kill_again_and_again(tmp_path / "s", "bohb", 12, 2, 0)
     assert kills == 2
