@@ -37,11 +37,11 @@ def fixed(**values):
     ("tuner", "model"),
     [
         ("random", HyperMLP(10, SHAPE, augment=False)),
-        pytest.param("bayesian", HyperCNN(10, SHAPE), marks=pytest.mark.slow),
+        ("bayesian", HyperCNN(10, SHAPE)),
         ("hyperband", HyperMLP(10, SHAPE, augment=False)),
-        pytest.param("random", HyperResNet(10, SHAPE), marks=pytest.mark.slow),
-        pytest.param("bayesian", HyperMLP(10, SHAPE), marks=pytest.mark.slow),
-        pytest.param("hyperband", HyperResNet(10, SHAPE), marks=pytest.mark.slow),
+        ("random", HyperResNet(10, SHAPE)),
+        ("bayesian", HyperMLP(10, SHAPE)),
+        ("hyperband", HyperResNet(10, SHAPE)),
     ],
 )
 def test_a_tuner_searches_saves_and_reloads(tuner, model, tmp_path):
