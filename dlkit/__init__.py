@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0.dev0"
 
 _PACKAGES = (
-    "layers", "initializers", "models", "data", "train", "tune", "export", "report", "testing",
+    "layers", "initializers", "models", "data", "train", "tune", "export", "report", "testing", "lectures",
 )  # fmt: skip
 __all__ = [*_PACKAGES, "__version__"]
 
 if TYPE_CHECKING:  # type checkers and editors see what __getattr__ finds
-    from dlkit import data, export, initializers, layers, models, report, testing, train, tune  # noqa: F401
+    from dlkit import data, export, initializers, layers, lectures, models, report, testing, train, tune  # noqa: F401
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -151,6 +151,21 @@ def describe(model: str, side: int, channels: int, classes: int, as_json: bool) 
         console.print(description)
 
 
+def lectures(action: str, name: str, quick: bool, data: str, out: str) -> None:
+    """Lists the experiments, runs one, or writes the page of all results."""
+    from dlkit import lectures as experiments
+
+    if action == "list":
+        _table("experiments", {name: experiments.load(name).TITLE for name in experiments.names()})
+        say("run one: dlkit lectures run NAME --quick")
+    elif action == "gallery":
+        say(str(experiments.gallery(name or "docs/lectures", out)))
+    else:
+        folder = experiments.run(name, quick=quick, data=data or None, out=out)
+        say((folder / "result.md").read_text())
+        say(f"written: {folder}")
+
+
 def check(folder: str) -> None:
     report = dlkit.data.from_folder(folder).check()
     console.print(report)

@@ -261,9 +261,35 @@ def data(action: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="che
     _commands.check(path)
 
 
+def lectures(
+    action: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="list|run|gallery")] = "list",
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = "",
+    quick: bool = False,
+    data: str = "",
+    out: str = "",
+) -> None:
+    """List the lectures' experiments, run one, or write the page of all results.
+
+    Example: dlkit lectures
+    Example: dlkit lectures run descent --quick
+
+    Args:
+        action: list, run or gallery.
+        name: of the experiment; for `gallery` the folder of results, empty takes docs/lectures.
+        quick: seconds instead of minutes; effects are measured, and not judged.
+        data: CIFAR-10 as a folder with train/ and test/, for the full runs that train on photographs.
+        out: folder of the result; empty takes runs/lectures/NAME. For `gallery`, the page.
+    """
+    if action not in ("list", "run", "gallery"):
+        raise unknown("action of `dlkit lectures`", action, ("list", "run", "gallery"))
+    with _frameworks():
+        from dlkit import _commands
+    _commands.lectures(action, name, quick, data, out)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__: command
-    for command in (quickstart, train, tune, evaluate, export, verify, predict, serve, models, describe, data)
+    for command in (quickstart, train, tune, evaluate, export, verify, predict, serve, models, describe, data, lectures)
 }
 
 
