@@ -12,7 +12,7 @@ from dlkit._files import write_text
 from dlkit.report import _search_figures as figures
 from dlkit.report._importance import LEAST, importance
 from dlkit.report._page import _STYLE
-from dlkit.tune import _records
+from dlkit.tune import _records, oracles
 
 _MORE = """
 .wide { overflow-x: auto } .wide svg { max-width: none } .importance svg { max-width: 34rem; height: auto }
@@ -42,7 +42,7 @@ def write_search(directory: str | Path) -> Path:
 
 def _page(directory: Path, held: dict[str, Any], records: list[dict[str, Any]]) -> str:
     objective, epochs = held["objective"], int(held["recipe"]["epochs"])
-    sign = -1 if any(part in objective for part in ("loss", "mae")) else 1
+    sign = -oracles.sign(objective)
     for record in records:
         values = record["values"]
         record["epochs"] = int(values.get("tuner/epochs") or epochs)

@@ -161,10 +161,7 @@ class _Run:
         self.schedule = schedules.get(recipe.schedule, recipe.peak_lr, total, min(warmup, total // 2))
         if recipe.plateau is not None:
             self.schedule = schedules.Scaled(self.schedule)
-        optimizer = optimizers.get(
-            recipe.optimizer, self.schedule, model.trainable_variables,
-            momentum=recipe.momentum, weight_decay=recipe.weight_decay, lr_groups=recipe.lr_groups,
-        )  # fmt: skip
+        optimizer = optimizers.of(recipe, self.schedule, model.trainable_variables)
         # XLA is slower for convolutions on CPU; the metrics serve Keras' own evaluate, the loop has its own
         model.compile(optimizer=optimizer, loss=loss, metrics=tasks.metrics(recipe.task), jit_compile=False)
         self.averaging = averaging.get(recipe, model, total)
@@ -318,7 +315,7 @@ class _Run:
     def _recalibrate(self) -> None:
         if self.averaging.needs_statistics:
             whole = max(1, min(20, len(self.train) // self.recipe.batch))  # batches of one size, as in training
-            self.averaging.recalibrate(self.model, self._plain_inputs(whole * self.recipe.batch))
+            averaging.recalibrate(self.model, self._plain_inputs(whole * self.recipe.batch))
 
     def _plain_inputs(self, items: int) -> Iterator[Any]:
         """The first items of the training source as validation would see them, in batches of the recipe's size."""

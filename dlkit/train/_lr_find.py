@@ -105,10 +105,7 @@ def lr_find(
     losses: list[float] = []
     try:
         with frozen(model, recipe.freeze), arithmetic(recipe.precision):
-            optimizer = optimizers.get(
-                recipe.optimizer, schedule, model.trainable_variables,
-                momentum=recipe.momentum, weight_decay=recipe.weight_decay, lr_groups=recipe.lr_groups,
-            )  # fmt: skip
+            optimizer = optimizers.of(recipe, schedule, model.trainable_variables)
             plain = averaging.get(dataclasses.replace(recipe, ema=0.0, swa_from=0.0, lookahead=0), model, steps)
             step = Step(model, optimizer, recipe, loss, plain, (), tf.distribute.get_strategy())
             for rate, (inputs, targets) in zip(ramp, stream, strict=True):

@@ -70,18 +70,19 @@ def load_run(run_dir: str | Path) -> Run:
 
 
 @contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    existed = run_dir.exists()
-    run_dir.mkdir(parents=True, exist_ok=True)
+def locked(folder: Path, doing: str = "training") -> Iterator[None]:
+    """Holds `folder` for one process; one that was made for it and stayed empty is removed again."""
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(run_dir / ".lock", timeout=0):
+        with filelock.FileLock(folder / ".lock", timeout=0):
             yield
     except filelock.Timeout:
-        raise InputError(f"another process is training in {run_dir}; choose another run_dir or wait") from None
+        raise InputError(f"another process is {doing} in {folder}; choose another folder or wait") from None
     finally:
-        (run_dir / ".lock").unlink(missing_ok=True)
-        if not existed and not any(run_dir.iterdir()):
-            run_dir.rmdir()
+        (folder / ".lock").unlink(missing_ok=True)
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def identity(model: Any, recipe: Recipe, train: Any, preprocess: Any) -> dict[str, Any]:

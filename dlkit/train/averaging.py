@@ -34,6 +34,8 @@ class Averaging:
 
     def assign(self) -> None:
         """Writes the average into the model's weights."""
+        for average, weight in self._pairs():
+            weight.assign(average)
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
@@ -52,10 +54,6 @@ class Averaging:
     def finalize(self) -> None:
         """Leaves the averaged weights in the model."""
         self.assign()
-
-    def recalibrate(self, model: Any, batches: Iterable[Any]) -> int:
-        """Is `recalibrate` of this module."""
-        return recalibrate(model, batches)
 
     def _copies(self, name: str) -> list[Any]:
         return [
@@ -93,10 +91,6 @@ class Ema(Averaging):
         for average, weight in self._pairs():
             average.assign(average * self.decay + weight * (1.0 - self.decay))
 
-    def assign(self) -> None:
-        for average, weight in self._pairs():
-            weight.assign(average)
-
 
 class Swa(Averaging):
     """Stochastic weight averaging: the plain mean of the weights after every step from `start` on.
@@ -125,10 +119,6 @@ class Swa(Averaging):
         share = 1.0 / ops.cast(ops.maximum(step - self.start + 1, 1), "float32")
         for average, weight in self._pairs():
             average.assign(average + (weight - average) * ops.cast(share, average.dtype))
-
-    def assign(self) -> None:
-        for average, weight in self._pairs():
-            weight.assign(average)
 
 
 class Lookahead(Averaging):
@@ -165,9 +155,8 @@ class Lookahead(Averaging):
     def assign(self) -> None:
         if self.inner.variables:
             self.inner.assign()
-            return
-        for slow, weight in self._pairs():
-            weight.assign(slow)
+        else:
+            super().assign()
 
 
 def get(recipe: Any, model: Any, steps: int) -> Averaging:

@@ -107,6 +107,14 @@ _GROUPED = {
 }
 
 
+def of(recipe: Any, learning_rate: Any, variables: list[Any]) -> keras.optimizers.Optimizer:
+    """Builds the optimizer that `recipe` describes."""
+    return get(
+        recipe.optimizer, learning_rate, variables, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+        lr_groups=recipe.lr_groups,
+    )  # fmt: skip
+
+
 def get(
     name: str,
     learning_rate: Any,

@@ -90,17 +90,30 @@ class Asha(keras_tuner.Oracle):
         return self._promotion() or self._start(trial_id)
 
     def _promotion(self) -> dict[str, Any] | None:
-        rungs = self.rungs
-        continued = {trial.hyperparameters.values.get("tuner/trial_id") for trial in self.trials.values()}
+        rungs, continued = self.rungs, self._continued()
         for k in reversed(range(len(rungs) - 1)):
             done = self._ranked(rungs[k])
             for trial in done[: int(len(done) / self.factor)]:
                 if trial.trial_id not in continued:
-                    values = dict(trial.hyperparameters.values)
-                    values |= {"tuner/epochs": rungs[k + 1], "tuner/initial_epoch": rungs[k]}
-                    values["tuner/trial_id"] = trial.trial_id
-                    return {"status": "RUNNING", "values": values}
+                    return self._continue(trial)
         return None
+
+    def _continued(self) -> set[str]:
+        """The ids of the trials that another one continues."""
+        return {t.hyperparameters.values.get("tuner/trial_id", "") for t in self.trials.values()} - {""}
+
+    def _fresh(self) -> int:
+        """How many trials continue no other."""
+        return sum(not t.hyperparameters.values.get("tuner/trial_id") for t in self.trials.values())
+
+    def _continue(self, trial: Any) -> dict[str, Any]:
+        """The answer to KerasTuner that takes `trial` to the next rung."""
+        reached = int(trial.hyperparameters.values["tuner/epochs"])
+        values = dict(trial.hyperparameters.values)
+        values["tuner/initial_epoch"] = reached
+        values["tuner/epochs"] = self.rungs[self.rungs.index(reached) + 1]
+        values["tuner/trial_id"] = trial.trial_id
+        return {"status": "RUNNING", "values": values}
 
     def _start(self, trial_id: str) -> dict[str, Any]:
         random = np.random.default_rng([self.seed, int(trial_id)])
@@ -115,8 +128,7 @@ class Asha(keras_tuner.Oracle):
         """Where the next new trial starts: as many at each rung, and in the order, as Hyperband's brackets have it."""
         rungs = self.rungs
         sizes = [math.ceil(len(rungs) / (k + 1) * self.factor**k) for k in reversed(range(len(rungs)))]
-        started = sum(not t.hyperparameters.values.get("tuner/initial_epoch") for t in self.trials.values())
-        return rungs[int(np.searchsorted(np.cumsum(sizes), started % sum(sizes), side="right"))]
+        return rungs[int(np.searchsorted(np.cumsum(sizes), self._fresh() % sum(sizes), side="right"))]
 
     def _suggest(self, random: np.random.Generator) -> dict[str, Any]:
         """Draws the active hyperparameters uniformly (on their own scale)."""

@@ -73,7 +73,7 @@ class Bohb(Asha):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Answers KerasTuner's request for the next trial: a promotion and a new trial, turn by turn."""
-        fresh = sum(not t.hyperparameters.values.get("tuner/trial_id") for t in self.trials.values())
+        fresh = self._fresh()
         continued = len(self.trials) - fresh
         due = continued <= fresh - self._initial - AHEAD and len(self._done()) >= self._initial + AHEAD
         return (self._promotion() if due else None) or self._start(trial_id)
@@ -92,25 +92,19 @@ class Bohb(Asha):
 
     def _promotion(self) -> dict[str, Any] | None:
         """Continues the trial with the largest expected improvement at the last rung."""
-        continued = {trial.hyperparameters.values.get("tuner/trial_id") for trial in self.trials.values()}
-        rungs, done, cube = self.rungs, self._done(), Cube(self.hyperparameters.space)
-        live = [t for t in done if t.trial_id not in continued and _epochs(t) in rungs[:-1]]
+        continued, done, cube = self._continued(), self._done(), Cube(self.hyperparameters.space)
+        live = [t for t in done if t.trial_id not in continued and _epochs(t) in self.rungs[:-1]]
         if not live:
             return None
         scores = self._scores(live)
         live = [live[i] for i in np.argsort(-scores, kind="stable")[:LIVE]]
         model, _, y = self._model(cube, done)
         mean, deviation = model.predict(cube.features(self._places(cube, live)))
-        best = live[int(np.argmax(expected_improvement(mean, deviation, float(y.max()))))]
-        values = dict(best.hyperparameters.values)
-        values["tuner/initial_epoch"] = _epochs(best)
-        values["tuner/epochs"] = rungs[rungs.index(_epochs(best)) + 1]
-        values["tuner/trial_id"] = best.trial_id
-        return {"status": "RUNNING", "values": values}
+        return self._continue(live[int(np.argmax(expected_improvement(mean, deviation, float(y.max()))))])
 
     def _suggest(self, random: np.random.Generator) -> dict[str, Any]:
         cube, done = Cube(self.hyperparameters.space), self._done()
-        fresh = sum(not t.hyperparameters.values.get("tuner/trial_id") for t in self.trials.values())
+        fresh = self._fresh()
         if not len(cube):
             return super()._suggest(random)
         if fresh < self._initial:

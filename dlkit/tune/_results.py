@@ -6,7 +6,8 @@ from typing import Any
 
 from dlkit._errors import InputError
 from dlkit.train import Recipe
-from dlkit.tune import _job, _records, _trial
+from dlkit.tune import _job, _records
+from dlkit.tune.oracles import sign
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,3 @@ def _result(job: _job.Job, trial_id: str, record: dict[str, Any]) -> TrialResult
         message=record.get("message") or "", metrics=dict(record.get("metrics") or {}),
         seconds=float(record.get("seconds") or 0.0),
     )  # fmt: skip
-
-
-def sign(objective: str) -> int:
-    """1 if less is better, -1 if more is."""
-    return 1 if any(part in objective for part in ("loss", "mae", *_trial.FACTS)) else -1

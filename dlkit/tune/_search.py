@@ -11,19 +11,20 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any
 
-import filelock
 import keras
 import keras_tuner
 
 from dlkit._errors import InputError, unknown
 from dlkit.train import Recipe
 from dlkit.train._progress import bar
+from dlkit.train._run_dir import locked
 from dlkit.tune import _job, _records, _trial, _worker, oracles
 from dlkit.tune._chief import Chief, Clock
 from dlkit.tune._crew import Crew
 from dlkit.tune._identity import claim, compare, identity, trials
 from dlkit.tune._keep import prune
-from dlkit.tune._results import Search, found, read, sign
+from dlkit.tune._results import Search, found, read
+from dlkit.tune.oracles import sign
 
 Space = Callable[[keras_tuner.HyperParameters], Mapping[str, Mapping[str, Any]]]
 
@@ -101,7 +102,7 @@ def search(
     if _attached():
         return _attend(job, max(1, workers), second)
     chosen = oracles.get(oracle, objective, recipe.epochs, epochs_budget, seed) if isinstance(oracle, str) else oracle
-    with _locked(directory):
+    with locked(directory, "searching"):
         _explore(chosen, space, directory)
         name = oracle if isinstance(oracle, str) else type(oracle).__name__
         claim(directory, identity(job, chosen, name))
@@ -278,16 +279,6 @@ def _explore(oracle: Any, space: Space, directory: Path) -> None:
     keras_tuner.engine.base_tuner.BaseTuner(
         oracle, _Overrides(space), directory=str(directory), project_name="trials"
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(directory / ".lock", timeout=0):
-            yield
-    except filelock.Timeout:
-        raise InputError(f"another process is searching in {directory}; choose another directory or wait") from None
 
 
 def _forget_failures(directory: Path) -> None:

@@ -10,6 +10,7 @@ from keras_tuner import oracles as kt
 from dlkit._errors import InputError, unknown
 from dlkit.tune._asha import Asha
 from dlkit.tune._bohb import Bohb
+from dlkit.tune._trial import FACTS
 
 
 def _random(objective: keras_tuner.Objective, epochs: int, budget: int, seed: int) -> Any:
@@ -45,6 +46,11 @@ ORACLES: dict[str, Callable[[keras_tuner.Objective, int, int, int], Any]] = {
 }
 
 
+def sign(objective: str) -> int:
+    """1 if less is better, as of losses, errors and what a model costs; -1 if more is."""
+    return 1 if any(part in objective for part in ("loss", "mae", *FACTS)) else -1
+
+
 def get(name: str, objective: str, epochs: int, budget: int, seed: int) -> Any:
     """Builds the named oracle.
 
@@ -62,5 +68,5 @@ def get(name: str, objective: str, epochs: int, budget: int, seed: int) -> Any:
         raise unknown("oracle", name, ORACLES)
     if budget < epochs:
         raise InputError(f"epochs_budget={budget} does not pay for one training of {epochs} epochs")
-    direction = "min" if any(part in objective for part in ("loss", "mae")) else "max"
+    direction = "min" if sign(objective) > 0 else "max"
     return ORACLES[name](keras_tuner.Objective(objective, direction), epochs, budget, seed + 1)

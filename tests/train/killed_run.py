@@ -11,11 +11,9 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
-from digits_run import PREPROCESS, sources
+from digits_run import PREPROCESS, model, sources
 
 from dlkit.data.augment import Affine, MixUp
-from dlkit.layers import BatchNorm
 from dlkit.train import Recipe, _fit, fit, resume
 from dlkit.train.stopping import Patience, Plateau
 
@@ -26,15 +24,6 @@ RECIPE = Recipe(
     plateau=Plateau("loss", factor=0.5, patience=1, min_delta=0.1),
 )  # fmt: skip
 STEPS = 44  # of round(8 * 200 / 32) = 50: patience ends it after the seventh epoch
-
-
-def model():
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input(PREPROCESS.input_shape)
-    x = keras.layers.Conv2D(8, 3, strides=2, use_bias=False)(inputs)
-    x = keras.layers.Activation("relu")(BatchNorm()(x))
-    x = keras.layers.Dropout(0.2, seed=1)(keras.layers.Flatten()(x))
-    return keras.Model(inputs, keras.layers.Dense(10)(x))
 
 
 def run(run_dir, step=0, place=""):
