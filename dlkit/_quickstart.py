@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from rich.console import Console
 from rich.table import Table
 
+from dlkit._commands import console, say
 from dlkit.data import Preprocess, Source, load
 from dlkit.export import Report, predict, saved_model
 from dlkit.models import resnet_cifar
@@ -22,8 +22,6 @@ SEED = 0
 SIZE = 16  # the digits are 8x8; at twice the size shifts and rotations keep their strokes apart
 TRIAL_EPOCHS, BUDGET = 9, 36
 FILES = 5
-
-console = Console(highlight=False)
 
 
 def space(hp: Any) -> dict[str, dict[str, Any]]:
@@ -49,16 +47,16 @@ def run(runs: Path, saved_models: Path) -> Path:
     def build(**overrides: Any) -> keras.Model:
         return resnet_cifar(8, classes=10, input_shape=preprocess.input_shape, **overrides)
 
-    _say(f"1 data: {len(train)} digits to train on, {len(test)} held out by the builder")
-    _say(f"2 search: at most {BUDGET} epochs, trials of up to {TRIAL_EPOCHS}")
+    say(f"1 data: {len(train)} digits to train on, {len(test)} held out by the builder")
+    say(f"2 search: at most {BUDGET} epochs, trials of up to {TRIAL_EPOCHS}")
     found = search(
         build, space, replace(recipe, epochs=TRIAL_EPOCHS), part, validation, preprocess=preprocess,
         epochs_budget=BUDGET, directory=folder / "search", seed=SEED,
     )  # fmt: skip
     best = found.best
-    _say(f"  {len(found.trials)} trials, best validation accuracy {best.score:.4f} with {_values(best.values)}")
+    say(f"  {len(found.trials)} trials, best validation accuracy {best.score:.4f} with {_values(best.values)}")
 
-    _say(f"3 training: {recipe.epochs} epochs on all {len(train)} digits")
+    say(f"3 training: {recipe.epochs} epochs on all {len(train)} digits")
     keras.utils.set_random_seed(SEED)
     model = build(**best.model)
     result = fit(
@@ -67,14 +65,14 @@ def run(runs: Path, saved_models: Path) -> Path:
     metrics = evaluate(model, test, preprocess=preprocess)
     write(folder / "run")
 
-    _say("4 export: SavedModel with preprocessing and class names inside, checked in a fresh process")
+    say("4 export: SavedModel with preprocessing and class names inside, checked in a fresh process")
     export = saved_model(model, preprocess, train.classes, saved_models / "digits", verify_on=test)
     report = Report.from_dict(json.loads((export / "verification.json").read_text()))
 
     files = _write_pictures(test, folder / "pictures")
-    _say(f"5 prediction: {FILES} PNG files in {folder / 'pictures'}, read by the export with TensorFlow alone")
+    say(f"5 prediction: {FILES} PNG files in {folder / 'pictures'}, read by the export with TensorFlow alone")
     for row in predict(export, files):
-        _say(f"  {Path(row.file).name}: {row.label} ({row.score:.1%})")
+        say(f"  {Path(row.file).name}: {row.label} ({row.score:.1%})")
 
     table = Table(title=f"quickstart, {time.monotonic() - started:.0f} s", show_header=False, title_justify="left")
     table.add_row("test accuracy", f"{metrics['accuracy']:.2%} of {len(test)}")
@@ -84,17 +82,13 @@ def run(runs: Path, saved_models: Path) -> Path:
     table.add_row("seconds per step", f"{_seconds_per_step(result):.4f} (batch {recipe.batch})")
     table.add_row("report", str(folder / "run" / "report.html"))
     console.print(table)
-    _say(f"again: dlkit predict {export} {files[0]}")
+    say(f"again: dlkit predict {export} {files[0]}")
     return export
 
 
 def _next(runs: Path) -> Path:
     taken = [int(path.name) for path in runs.glob("*") if path.name.isdigit()]
     return runs / str(max(taken, default=0) + 1)
-
-
-def _say(text: str) -> None:
-    console.print(text, soft_wrap=True)
 
 
 def _values(values: dict[str, Any]) -> str:
