@@ -30,7 +30,7 @@ class WSConv2D(keras.layers.Conv2D):
     Args:
         filters: output channels.
         kernel_size: of the window, in pixels.
-        strides, padding, and all other arguments of `keras.layers.Conv2D`.
+        **kwargs: strides, padding, and all other arguments of `keras.layers.Conv2D`.
         epsilon: added to the variance, inside the root as in the lecture. 1e-5, the value of the paper's code.
 
     Weights: kernel, bias. Input (batch, height, width, channels), output (batch, height', width', filters).
