@@ -45,19 +45,51 @@ def load(data: str) -> tuple[Any, Any]:
     return dlkit.data.load(data)
 
 
-def train(model: str, data: str, recipe: str, settings: dict[str, str], size: int, run_dir: str, seed: int) -> None:
+def train(
+    model: str, data: str, recipe: str, settings: dict[str, str], size: int, run_dir: str, seed: int, weights: str,
+    saved_models: str,
+) -> None:  # fmt: skip
     source, held_out = load(data)
-    part, validation = _validation(source, held_out, seed)
-    plan = _plan(part, model, recipe, settings | {"seed": str(seed)}, size)
-    network = _build(plan, part, seed)()
+    part, validation = divide(source, held_out, seed)
+    plan = choose(part, model, recipe, settings | {"seed": str(seed)}, size, weights)
+    network = builder(plan, part, seed)()
+    if weights:
+        say(str(dlkit.models.load_weights(network, weights, adapt=True)))
     folder = Path(run_dir or f"runs/{Path(data).name}-{plan.model}")
     say(f"training {plan.model} on {len(part)} pictures, validating on {len(validation)}; run in {folder}")
     result = dlkit.train.fit(network, plan.recipe, part, validation, preprocess=plan.preprocess, run_dir=folder)
     if result.stopped:
         say(f"stopped early: {result.stopped}")
-    page = dlkit.report.write(folder)
-    _table("trained", {**_shown(result.metrics), "seconds": f"{result.seconds:.1f}", "report": str(page)})
-    say(f"next: dlkit export {folder}")
+    page = dlkit.report.write(folder, validation)
+    facts("trained", {**_shown(result.metrics), "seconds": f"{result.seconds:.1f}", "report": str(page)})
+    if held_out is not None:
+        metrics = dlkit.train.evaluate(network, held_out, preprocess=plan.preprocess)
+        facts(f"on {held_out.name}, which nothing was chosen by", _shown(metrics) | {"items": str(len(held_out))})
+    if saved_models:
+        path = dlkit.export.saved_model(
+            network, plan.preprocess, part.classes, Path(saved_models, Path(data).resolve().name),
+            verify_on=held_out if held_out is not None else validation, about=_about(str(folder), plan),
+        )  # fmt: skip
+        say(f"verified and written: {path}\nnext: dlkit predict {path} FILE...   or   dlkit serve {saved_models}")
+    else:
+        say(f"next: dlkit export {folder}")
+
+
+def report(runs: tuple[str, ...], data: str, out: str) -> None:
+    """Draws the page of a run or a search, or the comparison of runs."""
+    if len(runs) > 1:
+        if data:
+            raise InputError("--data goes with one run; a comparison shows what the runs themselves wrote")
+        say(str(dlkit.report.compare(runs, out)))
+    elif Path(runs[0], "search.json").is_file():
+        say(str(dlkit.report.write_search(runs[0])))
+    elif not data:
+        say(str(dlkit.report.write(runs[0])))
+    else:
+        held = dlkit.train.load_run(runs[0])
+        source, held_out = load(data)
+        shown = held_out if held_out is not None else divide(source, None, held.recipe.seed)[1]
+        say(str(dlkit.report.write(runs[0], shown)))
 
 
 def evaluate(run: str, data: str) -> None:
@@ -67,7 +99,7 @@ def evaluate(run: str, data: str) -> None:
     if held.classes is not None and source.classes != held.classes:
         raise InputError(f"the run's classes are {held.classes}, those of {data} are {source.classes}")
     metrics = dlkit.train.evaluate(held.model, source, preprocess=held.preprocess)
-    _table(f"{run} on {source.name}", {**_shown(metrics), "items": str(len(source))})
+    facts(f"{run} on {source.name}", {**_shown(metrics), "items": str(len(source))})
 
 
 def export(
@@ -156,7 +188,7 @@ def lectures(action: str, name: str, quick: bool, data: str, out: str) -> None:
     from dlkit import lectures as experiments
 
     if action == "list":
-        _table("experiments", {name: experiments.load(name).TITLE for name in experiments.names()})
+        facts("experiments", {name: experiments.load(name).TITLE for name in experiments.names()})
         say("run one: dlkit lectures run NAME --quick")
     elif action == "gallery":
         say(str(experiments.gallery(name or "docs/lectures", out)))
@@ -173,20 +205,23 @@ def check(folder: str) -> None:
         raise InputError(f"{folder}: some files cannot be used; see above")
 
 
-def _validation(source: Any, held_out: Any, seed: int) -> tuple[Any, Any]:
+def divide(source: Any, held_out: Any, seed: int) -> tuple[Any, Any]:
     """Training part and validation part; a held-out test set is never used to choose anything."""
     source.check().refuse()
     return source.split(0.85, 0.15, seed=seed)
 
 
-def _plan(source: Any, model: str, recipe: str, settings: dict[str, str], size: int) -> Any:
-    plan = dlkit.train.plan(source, model=model, recipe=recipe, size=size)
+def choose(
+    source: Any, model: str, recipe: str, settings: dict[str, str], size: int, weights: str = ""
+) -> dlkit.train.Plan:
+    """Returns the plan for this data, and says what it chose."""
+    plan = dlkit.train.plan(source, model=model, recipe=recipe, size=size, pretrained=bool(weights))
     for reason in plan.reasons:
         say(f"chosen: {reason}")
     return plan.override(settings)
 
 
-def _build(plan: Any, source: Any, seed: int | None = None) -> Any:
+def builder(plan: Any, source: Any, seed: int | None = None) -> Any:
     """Returns the builder of the plan's model for this data; with a seed its weights are drawn from it."""
 
     classes = len(source.classes)  # workers of a search are sent this number, not the source
@@ -205,12 +240,13 @@ def _shown(metrics: dict[str, float]) -> dict[str, str]:
     return {name: f"{value:.4f}" for name, value in metrics.items()}
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _table(title: str, rows: dict[str, str]) -> None:
-    table = Table(title=title, show_header=False, title_justify="left")
+def facts(title: str, rows: dict[str, str]) -> None:
+    """Prints a table of two columns."""
+    drawn = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows.items():
-        table.add_row(name, escape(value))
-    console.print(table)
+        drawn.add_row(name, escape(value))
+    console.print(drawn)

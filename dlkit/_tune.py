@@ -28,8 +28,8 @@ def tune(
 ) -> None:  # fmt: skip
     """Runs the command; the arguments are those of `dlkit.cli.tune`."""
     source, held_out = _commands.load(data)
-    part, validation = _commands._validation(source, held_out, seed)
-    plan = _commands._plan(part, model, recipe, settings | {"seed": str(seed)}, size)
+    part, validation = _commands.divide(source, held_out, seed)
+    plan = _commands.choose(part, model, recipe, settings | {"seed": str(seed)}, size)
     budget = budget or 8 * plan.recipe.epochs
     varied = dlkit.tune.space.get(space, _family(plan.model))
     if dry_run:
@@ -38,7 +38,7 @@ def tune(
     folder = Path(directory or f"runs/tune-{Path(data).name}-{plan.model}")
     decoded = [_decoded(source, plan.preprocess) for source in (part, validation)]
     found = dlkit.tune.search(
-        _commands._build(plan, part), varied, plan.recipe, *decoded, preprocess=plan.preprocess, oracle=oracle,
+        _commands.builder(plan, part), varied, plan.recipe, *decoded, preprocess=plan.preprocess, oracle=oracle,
         epochs_budget=budget, directory=folder, seed=seed, workers=workers,
     )  # fmt: skip
     _table(found)
@@ -78,7 +78,7 @@ def _table(found: Any) -> None:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else _commands._number(value)
+    return "" if value is None else _commands.number(value)
 
 
 def _export(plan: Any, best: Any, source: Any, held_out: Any, run: Path, directory: Path, seed: int) -> None:
@@ -86,7 +86,7 @@ def _export(plan: Any, best: Any, source: Any, held_out: Any, run: Path, directo
     recipe = replace(best.recipe, epochs=plan.recipe.epochs)
     say(f"retraining trial {best.id}'s configuration on all {len(source)} pictures for {recipe.epochs} epochs")
     keras.utils.set_random_seed(seed)
-    model = _commands._build(plan, source)(**best.model)
+    model = _commands.builder(plan, source)(**best.model)
     dlkit.train.fit(model, recipe, source, held_out, preprocess=plan.preprocess, run_dir=run)
     if held_out is not None:
         metrics = dlkit.train.evaluate(model, held_out, preprocess=plan.preprocess)

@@ -71,8 +71,11 @@ def train(
     size: int = 0,
     run_dir: str = "",
     seed: int = 0,
+    weights: str = "",
+    export: bool = True,
+    saved_models: str = "saved_models",
 ) -> None:
-    """Train MODEL on DATA, or on DATA alone with a model chosen for it; a run that was stopped continues.
+    """Train MODEL on DATA, or on DATA alone with a model chosen for it, and export it; a stopped run continues.
 
     Example: dlkit train resnet_cifar20 photos/ --set epochs=10 --set peak_lr=0.05
 
@@ -84,12 +87,16 @@ def train(
         size: side of the square input in pixels; 0 chooses by the data.
         run_dir: folder of the run; empty takes runs/DATA-MODEL.
         seed: of the initial weights, the split and the stream.
+        weights: a file of trained weights of MODEL (.safetensors, .pth, .h5, .keras) to start from: fine-tuning.
+        export: write the verified export SAVED_MODELS/DATA at the end.
+        saved_models: folder of the exports.
     """
     with _frameworks():
         from dlkit import _commands
     if not data:
         model, data = "", model
-    _commands.train(model, data, recipe, _settings(set), size, run_dir, seed)
+    out = saved_models if export else ""
+    _commands.train(model, data, recipe, _settings(set), size, run_dir, seed, weights, out)
 
 
 def tune(
@@ -245,6 +252,42 @@ def serve(
     run(options)
 
 
+def report(
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")],
+    data: str = "",
+    out: str = "runs/compare.html",
+) -> None:
+    """Draw the page of a run or of a search, or one page that compares several runs.
+
+    Example: dlkit report runs/photos-resnet_cifar20 --data photos/
+    Example: dlkit report runs/a runs/b
+
+    Args:
+        runs: one run directory (or a search's), or two to eight runs to compare.
+        data: labelled data the run's model is shown: a folder ("photos/": the part that was held out of training, else
+            its test/), "digits" or a prepared TFDS data set; adds mistakes, calibration and what the network looks at.
+        out: the page of a comparison.
+    """
+    if not runs:
+        raise InputError("dlkit report takes a run directory, such as runs/photos-resnet_cifar20")
+    with _frameworks():
+        from dlkit import _commands
+    _commands.report(runs, data, out)
+
+
+def doctor(json: bool = False) -> None:
+    """Show what dlkit finds on this machine: versions, devices, bfloat16, threads, and how to install what is missing.
+
+    Example: dlkit doctor
+
+    Args:
+        json: print JSON instead of a table.
+    """
+    with _frameworks():
+        from dlkit import _doctor
+    _doctor.show(json)
+
+
 def data(action: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="check")], path: Data) -> None:
     """Check a folder of images: every file that training would refuse, with the reason.
 
@@ -289,7 +332,22 @@ def lectures(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__: command
-    for command in (quickstart, train, tune, evaluate, export, verify, predict, serve, models, describe, data, lectures)
+    for command in (
+        quickstart,
+        train,
+        tune,
+        evaluate,
+        export,
+        verify,
+        predict,
+        serve,
+        models,
+        describe,
+        data,
+        report,
+        doctor,
+        lectures,
+    )
 }
 
 

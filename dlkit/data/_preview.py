@@ -69,6 +69,21 @@ def preview(
             raise InputError(f"picture {index} does not appear in epoch {epoch} of this balanced stream")
         k = int(counters[int(found[0])])
     inputs, targets = stream.exact(tf.constant(k, tf.int64), 1)
-    offset, scale = preprocess.offset_and_scale()
-    image = np.clip(np.rint(inputs[0].numpy() / np.array(scale) + np.array(offset)), 0, 255).astype(np.uint8)
+    image = _grey_levels(inputs, preprocess)[0]
     return Preview(k, inputs[0].numpy(), tf.nest.map_structure(lambda value: value[0].numpy(), targets), image)
+
+
+def epochs_of(
+    source: Source, augment: Sequence[Any] | None, epochs: int, seed: int = 0, *, preprocess: Preprocess
+) -> np.ndarray:
+    """Returns what the first epochs of a training stream make of every picture: uint8 (items, epochs, H, W, C)."""
+    stream = Stream(source, preprocess, augment, seed)
+    count = len(source) * epochs
+    inputs, _ = stream.exact(tf.constant(0, tf.int64), count)
+    order = np.argsort(stream.place(tf.range(count, dtype=tf.int64))[0].numpy(), kind="stable")
+    return _grey_levels(inputs, preprocess)[order].reshape(len(source), epochs, *inputs.shape[1:])
+
+
+def _grey_levels(inputs: Any, preprocess: Preprocess) -> np.ndarray:
+    offset, scale = preprocess.offset_and_scale()
+    return np.clip(np.rint(inputs.numpy() / np.array(scale) + np.array(offset)), 0, 255).astype(np.uint8)

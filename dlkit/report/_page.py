@@ -1,4 +1,4 @@
-"""One self-contained page per run: curves, learning rate, timing, recipe, data and versions."""
+"""One self-contained page per run: curves, timing, what the model does with data, recipe, environment."""
 
 import csv
 import json
@@ -8,12 +8,16 @@ from typing import Any
 
 from dlkit._errors import InputError
 from dlkit._files import write_text
+from dlkit.data import Source
 from dlkit.report import _plots
+from dlkit.report._sections import sections
+from dlkit.train import load_run, tasks
 
-_STYLE = """
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; color: #1b1b1b }
 h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { font-size: 1.1rem; margin-top: 2rem }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem }
+img { max-width: 100%; height: auto }
 .figures svg { width: 100%; height: auto }
 table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
 td { border-top: 1px solid #e3e3e3; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
@@ -21,22 +25,47 @@ td { border-top: 1px solid #e3e3e3; font-variant-numeric: tabular-nums; overflow
 """
 
 
-def write(run_dir: str | Path) -> Path:
-    """Draws RUN_DIR/report.html from the run's recipe.json and history.csv and returns its path.
+def write(run_dir: str | Path, data: Source | None = None) -> Path:
+    """Draws RUN_DIR/report.html, one file that stands alone, and returns its path.
+
+    Always: curves, learning rate, timing, the share of time that waited for data, recipe, data, environment.
+    With `data` also what the trained model does with it: confusion matrix, per-class table, calibration, the worst
+    mistakes, Grad-CAM, first filters, feature maps and the augmentation; scatter or boxes for the other tasks.
+
+    Args:
+        run_dir: the folder given to `fit`.
+        data: labelled pictures of the run's classes, such as its validation source; the run must have ended then.
 
     Raises:
-        InputError: the folder holds no run, or one without a finished epoch.
+        InputError: the folder holds no run, or one without a finished epoch; `data` has other classes.
+
+    Example: `report.write("runs/digits", test)`
     """
     run_dir = Path(run_dir)
+    held, rows = read(run_dir)
+    more: list[str] = []
+    if data is not None:
+        run = load_run(run_dir)
+        tasks.check(run.model, run.recipe.task, data, run.preprocess)
+        if data.classes != run.classes:
+            raise InputError(f"the run's classes are {run.classes}, those of {data.name} are {data.classes}")
+        more = sections(run, data)
+    return write_text(run_dir / "report.html", _page(run_dir.name, held, rows, _ended(run_dir), more))
+
+
+def read(run_dir: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Returns recipe.json and the rows of history.csv."""
     try:
         held = json.loads((run_dir / "recipe.json").read_text())
         with open(run_dir / "history.csv", newline="") as file:
             rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     except FileNotFoundError as error:
         raise InputError(f"{run_dir} holds no run with a finished epoch: {error.filename} is missing") from None
+    except ValueError as error:
+        raise InputError(f"{run_dir}: recipe.json or history.csv is damaged: {error}") from None
     if not rows:
         raise InputError(f"{run_dir} holds no finished epoch yet")
-    return write_text(run_dir / "report.html", _page(run_dir.name, held, rows, _ended(run_dir)))
+    return held, rows
 
 
 def _ended(run_dir: Path) -> dict[str, Any]:
@@ -47,19 +76,28 @@ def _ended(run_dir: Path) -> dict[str, Any]:
         return {}
 
 
-def _page(name: str, held: dict[str, Any], rows: list[dict[str, float]], ended: dict[str, Any]) -> str:
+def _page(name: str, held: dict[str, Any], rows: list[dict[str, float]], ended: dict[str, Any], more: list[str]) -> str:
     last = rows[-1]
+    seconds = sum(row["seconds"] for row in rows)
+    waiting = sum(row["waiting"] for row in rows) / max(seconds, 1e-9)
     summary = "   ".join(f"{key} {last[key]:.4f}" for key in _of(last, "loss", "accuracy", "mae", "iou"))
     parts = [
         f"<h1>{escape(name)}</h1>",
         f'<p class="sub">after epoch {last["epoch"]:.0f} of {held["recipe"]["epochs"]}: {escape(summary)}</p>',
         *_sentences(ended),
+        f'<p class="sub">{seconds:,.1f} s in training steps, {waiting:.1%} of it waiting for data</p>',
         f'<div class="figures">{"".join(_figures(rows))}</div>',
+        *more,
     ]
     for title in ("recipe", "data", "preprocess", "model", "versions"):
         parts.append(f"<h2>{title.capitalize()}</h2>{_table(held[title])}")
+    return html(name, parts)
+
+
+def html(title: str, parts: list[str], style: str = "") -> str:
+    """Returns a whole page that loads nothing."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}{style}</style>'
     body = "\n".join(parts)
-    head = f'<meta charset="utf-8"><title>{escape(name)}</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 
 

@@ -6,23 +6,36 @@ from typing import Any
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
 def curves(
     title: str, unit: str, epochs: Sequence[float], lines: Mapping[str, Sequence[float]], log: bool = False
 ) -> str:
     """Draws lines over the epochs; `unit` stands at the vertical axis."""
+    return overlay(title, "epoch", unit, {name: (epochs, values) for name, values in lines.items()}, log)
+
+
+def overlay(
+    title: str, across: str, unit: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], log: bool = False
+) -> str:
+    """Draws lines that each have their own positions (x, y); `across` and `unit` stand at the axes."""
     figure, axes = canvas((5.2, 3.1))
-    for (name, values), colour in zip(lines.items(), (BLUE, ORANGE, GREEN), strict=False):
-        marker = "o" if len(epochs) < 25 else None
-        axes.plot(epochs, values, color=colour, label=name, marker=marker, markersize=3, linewidth=1.6)
-    axes.set(title=title, xlabel="epoch", ylabel=unit)
+    for (name, (x, y)), colour in zip(lines.items(), COLOURS, strict=False):
+        marker = "o" if len(x) < 25 else None
+        axes.plot(x, y, color=colour, label=name, marker=marker, markersize=3, linewidth=1.6)
+    axes.set(title=title, xlabel=across, ylabel=unit)
     if log:
         axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        values = [value for _, y in lines.values() for value in y if value > 0]
+        if values and max(values) < 20 * min(values):  # plain numbers, no powers of ten
+            axes.yaxis.set_major_locator(MaxNLocator(6))
+            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=across == "epoch"))
     if len(lines) > 1:
         axes.legend(frameon=False)
     return svg(figure)

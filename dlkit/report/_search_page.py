@@ -11,7 +11,7 @@ from dlkit._errors import InputError
 from dlkit._files import write_text
 from dlkit.report import _search_figures as figures
 from dlkit.report._importance import LEAST, importance
-from dlkit.report._page import _STYLE
+from dlkit.report._page import html
 from dlkit.tune import _records, oracles
 
 _MORE = """
@@ -60,9 +60,7 @@ def _page(directory: Path, held: dict[str, Any], records: list[dict[str, Any]]) 
     for title in ("recipe", "preprocess"):
         rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(json.dumps(v))}</td></tr>" for k, v in held[title].items())
         parts.append(f"<h2>{title.capitalize()} that the space overrides</h2><table>{rows}</table>")
-    head = f'<meta charset="utf-8"><title>{escape(directory.resolve().name)}</title><style>{_STYLE}{_MORE}</style>'
-    body = "\n".join(parts)
-    return f'<!doctype html><html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+    return html(directory.resolve().name, parts, _MORE)
 
 
 def _summary(held: dict[str, Any], records: list[dict[str, Any]], ranked: list[dict[str, Any]]) -> str:

@@ -59,14 +59,21 @@ def measure(
     predict: Callable[[Any], Any], model: Any, source: Any, preprocess: Any, batch: int = 256, tta: str = "none"
 ) -> dict[str, float]:
     """Scores `predict`, which maps a batch of inputs to the model's outputs."""
-    outputs, targets = [], []
+    found, targets = outputs(predict, source, preprocess, batch, tta)
+    return tasks.score(source.task, found, targets, tasks.gives_probabilities(model))
+
+
+def outputs(
+    predict: Callable[[Any], Any], source: Any, preprocess: Any, batch: int = 256, tta: str = "none"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (outputs, targets) of every item, in the source's order."""
+    all_outputs, targets = [], []
     for inputs, target in eval_pipeline(source, preprocess, batch):
         several = inputs[None] if TTA[tta] is None else views(inputs, **TTA[tta])  # type: ignore[arg-type]
         found = [np.asarray(predict(view)) for view in several]
-        outputs.append(found[0] if len(found) == 1 else np.mean(found, axis=0, dtype=np.float64))
+        all_outputs.append(found[0] if len(found) == 1 else np.mean(found, axis=0, dtype=np.float64))
         targets.append(np.asarray(target))
-    probabilities = tasks.gives_probabilities(model)
-    return tasks.score(source.task, np.concatenate(outputs), np.concatenate(targets), probabilities)
+    return np.concatenate(all_outputs), np.concatenate(targets)
 
 
 def replicated(model: Any) -> Callable[[Any], Any]:

@@ -14,6 +14,7 @@ from dlkit.train.recipe import Recipe
 from dlkit.train.recipes import RECIPES
 
 SAMPLE = 64  # pictures that are looked at
+FEW = 2000  # training pictures below which the augmentation is strong and the passes are many
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Plan:
         return dataclasses.replace(self, recipe=self.recipe.override(settings))
 
 
-def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0) -> Plan:
+def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0, pretrained: bool = False) -> Plan:
     """Chooses what the caller leaves open, by looking at `SAMPLE` pictures of `source`.
 
     Args:
@@ -45,6 +46,7 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0) -> Pl
         model: keep this model instead of choosing one.
         recipe: a name of `RECIPES`, or a YAML or JSON file of recipe fields, instead of choosing one.
         size: side of the input in pixels instead of choosing one.
+        pretrained: trained weights will be loaded into the model: fine-tune it.
 
     Raises:
         InputError: an unknown recipe, or a source without pictures.
@@ -56,7 +58,7 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0) -> Pl
     side, channels = _look(source)
     reasons = []
     if not size:
-        size = 16 if side <= 16 else 32 if side <= 40 else 64 if side <= 80 else 128
+        size = 16 if side <= 16 else 32 if side <= 40 else 64 if side <= 80 else 224 if pretrained else 128
         reasons.append(f"input {size}x{size}x{channels}: the pictures' shorter sides are about {side} pixels")
     if not model:
         model = "resnet_cifar20" if size <= 64 else "resnet18"
@@ -64,9 +66,10 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0) -> Pl
             f"{model}: {'a small' if size <= 64 else 'the smallest ImageNet'} residual network for this size"
         )
     if chosen is None:
-        name = "digits" if source.name.startswith("digits") else "small_images"
+        name = "finetune" if pretrained else "few_images" if len(source) < FEW else "small_images"
+        name = "digits" if source.name.startswith("digits") else name
         chosen = RECIPES[name]
-        reasons.append(f"recipe {name}: {len(source)} training pictures")
+        reasons.append(f"recipe {name}: {len(source)} training pictures{', trained weights' if pretrained else ''}")
     if chosen.batch * 8 > len(source):
         chosen = dataclasses.replace(chosen, batch=max(8, 2 ** int(np.log2(max(1, len(source) // 8)))))
         reasons.append(f"batch {chosen.batch}: at least eight steps per epoch")

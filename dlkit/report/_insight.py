@@ -1,0 +1,74 @@
+"""What a network looks at: Grad-CAM, first filters, feature maps."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dlkit.train.tasks import gives_probabilities
+
+MIN_SIDE = 4  # a coarser map says nothing about the place
+
+
+def grad_cam(model: Any, inputs: Any, classes: Any) -> np.ndarray | None:
+    """Returns for each picture how much each place speaks for a class, (n, h, w), the largest value 1.
+
+        cam = relu(sum_k a_k A_k),   a_k = mean over the places of d score_class / d A_k
+
+    A is the last feature map of at least `MIN_SIDE` positions a side; the score is the logit, or the logarithm of the
+    probability where the network gives probabilities. A map that is nowhere positive stays zero.
+
+    Args:
+        model: functional.
+        inputs: preprocessed pictures (n, height, width, channels).
+        classes: the class id asked about, one per picture.
+
+    Returns:
+        The maps, or None where the network has no feature map.
+
+    Reference: Selvaraju et al., 2017, "Grad-CAM", equations 1 and 2, https://arxiv.org/abs/1610.02391
+    """
+    layers = feature_layers(model)
+    if not layers:
+        return None
+    both = keras.Model(model.input, [layers[-1].output, model.output])
+    inputs = tf.convert_to_tensor(inputs)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        maps, outputs = both(inputs, training=False)
+        score = tf.gather(outputs, classes, axis=1, batch_dims=1)
+        score = tf.math.log(score + 1e-7) if gives_probabilities(model) else score
+    weights = tf.reduce_mean(tape.gradient(score, maps), (1, 2), keepdims=True)
+    cam = tf.nn.relu(tf.reduce_sum(weights * maps, -1)).numpy()
+    top = cam.max((1, 2), keepdims=True)
+    return np.divide(cam, top, out=np.zeros_like(cam), where=top > 0)
+
+
+def feature_layers(model: Any) -> list[Any]:
+    """Returns the layers whose output is a feature map (n, h, w, channels) of at least `MIN_SIDE` positions a side."""
+    found = []
+    for layer in model.layers:
+        shape = getattr(getattr(layer, "output", None), "shape", ())
+        known = len(shape) == 4 and all(side is None or side >= MIN_SIDE for side in shape[1:3])
+        if known and not isinstance(layer, keras.layers.InputLayer):
+            found.append(layer)
+    return found
+
+
+def first_filters(model: Any) -> np.ndarray | None:
+    """Returns the kernels of the first convolution of pictures, (height, width, 1 or 3, filters); None without one."""
+    for layer in model.layers:
+        for weight in layer.weights:
+            if len(weight.shape) == 4 and weight.shape[2] in (1, 3) and min(weight.shape[:2]) > 1:
+                return np.asarray(weight)
+    return None
+
+
+def feature_maps(model: Any, inputs: Any) -> list[tuple[str, np.ndarray]]:
+    """Returns (layer, maps (h, w, channels)) of one picture, after the first, the middle and the last activation."""
+    layers = feature_layers(model)
+    active = [layer for layer in layers if isinstance(layer, keras.layers.ReLU | keras.layers.Activation)] or layers
+    chosen = {layer.name: layer.output for layer in (active[0], active[len(active) // 2], active[-1])}
+    maps = keras.Model(model.input, chosen)(inputs[None], training=False)
+    return [(name, np.asarray(maps[name])[0]) for name in chosen]
