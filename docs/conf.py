@@ -12,6 +12,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import sphinx.util.inspect
+
 import dlkit
 
 project = "dlkit"
@@ -21,7 +23,7 @@ release = version = dlkit.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build", "serving"]
+exclude_patterns = ["_build", "serving/*", "lectures/*/*.md"]
 
 html_theme = "furo"
 html_title = f"dlkit {release}"
@@ -32,6 +34,7 @@ html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"  # its contrast passes on white
 highlight_language = "default"
+smartquotes_action = "D"  # dashes; quotes stay, because "classification" is a Python string
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
@@ -47,6 +50,7 @@ napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_use_rtype = napoleon_use_ivar = False
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Example):$")
+_SIGN = re.compile(r"((?<!\S)\*\*(?=\S)[^*]+(?<=\S)\*\*(?!\w))|[*|\\]|_\b")  # bold stays
 _NAME = re.compile(r"[A-Za-z_][\w.]*(\(\))?$")
 
 
@@ -55,7 +59,7 @@ def _words(text: str) -> str:
     parts = re.split(r"(`+)(.+?)\1", text, flags=re.DOTALL)
     done = []
     for plain, code in zip(parts[::3], [*parts[2::3], ""], strict=True):
-        done.append(re.sub(r"([*|\\]|_\b)", r"\\\1", plain))
+        done.append(_SIGN.sub(lambda m: m[0] if m[1] else "\\" + m[0], plain))
         if code:
             done.append(f":py:obj:`{code}`" if _NAME.match(code) else f"``{code}``")
     return "".join(done)
@@ -87,20 +91,49 @@ def _docstring(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = [line for prose, part in pieces for line in (_words("\n".join(part)).split("\n") if prose else part)]
 
 
-def _pages_that_exist(app, name: str, text: list[str]) -> None:
-    """Leaves out of the front page what is written by a command and may not be there yet."""
-    if name == "index":
-        kept = (
-            p for p in text[0].split("\n") if p not in ("lectures", "report") or (Path(app.srcdir) / f"{p}.md").exists()
-        )
-        text[0] = "\n".join(kept)
+_FROM_THE_ROOT = {
+    "quickstart": "README.md",
+    "changelog": "CHANGELOG.md",
+    "contributing": "CONTRIBUTING.md",
+    "saved_models": "saved_models/README.md",
+}
+_LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
 
 
-def _links_out_of_the_folder(app, name: str, text: list[str]) -> None:
-    text[0] = text[0].replace("(../saved_models/README.md)", "(saved_models.md)")
+def _source(app, name: str, text: list[str]) -> None:
+    """Reads a page that lives outside of docs/, mends links that lead out of it, leaves out pages not written yet."""
+    if name == "index":  # the gallery is written by a command
+        there = [p for p in text[0].split("\n") if p != "lectures" or Path(app.srcdir, "lectures.md").exists()]
+        text[0] = "\n".join(there)
+    root = Path(app.srcdir).parent
+    home = (Path(app.srcdir) / name).parent
+    if name in _FROM_THE_ROOT:
+        file = root / _FROM_THE_ROOT[name]
+        app.env.note_dependency(str(file))
+        text[0], home = file.read_text(encoding="utf-8"), file.parent
+        if name == "quickstart":
+            text[0] = text[0].replace("# dlkit\n", "# Quickstart\n", 1)
+    pages = {(root / file).resolve(): Path(app.srcdir, f"{page}.md") for page, file in _FROM_THE_ROOT.items()}
+
+    def mended(link: re.Match[str]) -> str:
+        file = (home / link[1]).resolve()
+        path = os.path.relpath(pages.get(file, file), (Path(app.srcdir) / name).parent)
+        return f"]({path}{link[2] or ''})"
+
+    text[0] = _LINK.sub(mended, text[0])
+
+
+def _signature(app, what, name, obj, options, signature, returns) -> tuple[str | None, str | None] | None:
+    """Keras wraps `__new__` of layers, which hides the arguments of `__init__`."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        found = sphinx.util.inspect.signature(obj.__init__, bound_method=True)
+        return sphinx.util.inspect.stringify_signature(
+            found, show_return_annotation=False, short_literals=True, unqualified_typehints=True
+        ), None
+    return None
 
 
 def setup(app) -> None:
+    app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-process-docstring", _docstring, priority=100)  # before napoleon
-    app.connect("source-read", _pages_that_exist)
-    app.connect("source-read", _links_out_of_the_folder)
+    app.connect("source-read", _source)
