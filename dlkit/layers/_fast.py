@@ -22,7 +22,7 @@ from typing import Any
 
 import keras
 
-from dlkit.layers import _compiled, _plain
+from dlkit.layers import _compiled, _onednn, _plain
 
 Tensor = Any
 
@@ -106,6 +106,13 @@ def _parameter(value: Tensor | None, otherwise: float, channels: int) -> Tensor:
     return tf.cast(tf.convert_to_tensor(value), tf.float32)
 
 
+def _unrecorded(*tensors: Tensor) -> list[Tensor]:
+    """Hides from the tapes what a custom gradient computes: they would hold it, or prepare its body's derivatives."""
+    import tensorflow as tf
+
+    return [tf.stop_gradient(t) for t in tensors]
+
+
 def may_compile(x: Tensor, training: bool | None) -> bool:
     """Tells whether a layer may call `gated_product` in this trace."""
     return available() and _may_jit(x, training)
@@ -151,7 +158,7 @@ def _jitted_product(function: Callable[..., Tensor], constant: float | None) -> 
 
     @tf.custom_gradient
     def gated(*inputs: Tensor) -> Any:
-        y = (compiled if inputs[0].dtype == tf.float32 else product)(*inputs)
+        y = (compiled if inputs[0].dtype == tf.float32 else product)(*_unrecorded(*inputs))
         y.set_shape(inputs[0].shape)
 
         def gradient(dy: Tensor) -> list[Tensor]:
@@ -185,8 +192,7 @@ def _recomputed(function: Callable[..., Tensor], training: bool | None, *inputs:
                 y = call(*given)
             return tape.gradient(y, given, dy, unconnected_gradients="zero")
 
-        # an eager tape records what happens in here, unless it depends on nothing that is watched
-        return call(*(tf.stop_gradient(t) for t in given)), gradient
+        return call(*_unrecorded(*given)), gradient
 
     return lean(*(tf.convert_to_tensor(t) for t in inputs if t is not None))
 
@@ -196,7 +202,7 @@ def rms_norm(x: Tensor, scale: Tensor | None, axes: Sequence[int], epsilon: floa
     if tuple(axes) == (len(x.shape) - 1,) and _may_jit(x, training):
         channels = x.shape[-1]
         parameters = _parameter(scale, 1.0, channels), _parameter(None, 0.0, channels)
-        return _jitted("features", epsilon, center=False)(x, *parameters)
+        return _jitted("features", epsilon, False, center=False)(x, *parameters)
     return _recomputed(lambda t, g: _plain.rms_norm(t, g, axes, epsilon), training, x, scale)
 
 
@@ -209,8 +215,15 @@ def layer_norm(
     channels = x.shape[-1]
     parameters = _parameter(gamma, 1.0, channels), _parameter(beta, 0.0, channels)
     if _may_jit(x, training):
-        return _jitted("features", epsilon, center=True)(x, *parameters)
+        return _jitted("features", epsilon, _in_one_kernel(x), center=True)(x, *parameters)
     return _layer_norm_standard(x, *parameters, epsilon)
+
+
+def _in_one_kernel(x: Tensor) -> bool:
+    """Tells whether oneDNN's layer normalisation serves: in float32, since in half precision it would round gamma."""
+    import tensorflow as tf
+
+    return bool(x.dtype == tf.float32 and _onednn.fuses(tf))
 
 
 def group_norm(
@@ -228,7 +241,7 @@ def group_norm(
     channels = x.shape[-1]
     parameters = _parameter(gamma, 1.0, channels), _parameter(beta, 0.0, channels)
     if _may_jit(x, training):
-        return _jitted("positions", epsilon, groups=groups)(x, *parameters)
+        return _jitted("positions", epsilon, False, groups=groups)(x, *parameters)
     return _group_norm_standard(x, *parameters, groups, epsilon)
 
 
@@ -277,13 +290,14 @@ def _fused_batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs FusedBatchNormV3 on an input of any rank with the channels last.
 
-    From 128 channels its training form is faster on rows; at inference the picture keeps its shape, because the graph
-    optimiser merges the kernel with a convolution in front.
+    From 128 channels it is faster on rows. At inference a half-precision picture and one that a convolution has just
+    made keep their shape: the graph optimiser merges the kernel with the ReLU behind it and the convolution in front.
     """
     import tensorflow as tf
 
     channels = x.shape[-1]
-    as_is = len(x.shape) == 4 and (channels < 128 or not training)
+    merged = not training and (x.dtype != tf.float32 or _convolved(x))
+    as_is = len(x.shape) == 4 and (channels < 128 or merged)
     fused = tf.raw_ops.FusedBatchNormV3(
         x=x if as_is else tf.reshape(x, [-1, 1, 1, channels]),
         scale=_parameter(gamma, 1.0, channels),
@@ -296,6 +310,14 @@ def _fused_batch_norm(
     y = fused.y if as_is else tf.reshape(fused.y, tf.shape(x))
     y.set_shape(x.shape)
     return y, fused.batch_mean, fused.batch_variance
+
+
+def _convolved(x: Tensor) -> bool:
+    """Tells whether a graph's tensor comes from a convolution, at most one operation (a bias, a cast) between."""
+    if not hasattr(x, "op"):
+        return False
+    near = [x.op, *(t.op for t in x.op.inputs)]
+    return any(op.type in ("Conv2D", "DepthwiseConv2dNative") for op in near)
 
 
 def _layer_norm_standard(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
@@ -316,7 +338,7 @@ def _group_norm_standard(x: Tensor, gamma: Tensor, beta: Tensor, groups: int, ep
     channels, shape = x.shape[-1], tf.shape(x)
     w = tf.reshape(_f32(x), [shape[0], -1, channels])
     count = tf.shape(w)[1]
-    ones = tf.fill([shape[0], 1, count], 1.0 / tf.cast(count, tf.float32))
+    ones = tf.fill([1, 1, count], 1.0 / tf.cast(count, tf.float32))
     mean = _compiled.group_mean(tf, tf.matmul(ones, w)[:, 0], groups)[:, None]
     square = tf.matmul(ones, tf.math.squared_difference(w, mean))[:, 0]
     variance = _compiled.group_mean(tf, square, groups)[:, None]
@@ -327,8 +349,12 @@ def _group_norm_standard(x: Tensor, gamma: Tensor, beta: Tensor, groups: int, ep
 
 
 @functools.cache
-def _jitted(kind: str, epsilon: float, **settings: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _jitted(
+    kind: str, epsilon: float, in_one_kernel: bool, **settings: Any
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Returns f(x, gamma, beta) made of two compiled functions forward and two backward.
+
+    With `in_one_kernel` the forward pass is that of `_onednn`, and the backward pass takes the statistics itself.
 
     The backward pass has a gradient of its own, that of the same formula in standard operations: the statistics
     it receives depend on x, which automatic differentiation would not know.
@@ -339,6 +365,7 @@ def _jitted(kind: str, epsilon: float, **settings: Any) -> Callable[[Tensor, Ten
     statistics, normalise, gradient_sums, gradient = (
         tf.function(f, jit_compile=True, autograph=False) for f in kernel[:4]
     )
+    one_kernel = _onednn.layer_norm(tf, epsilon)
 
     @tf.custom_gradient
     def backward(x: Tensor, gamma: Tensor, beta: Tensor, dy: Tensor, *kept: Tensor) -> Any:
@@ -352,15 +379,17 @@ def _jitted(kind: str, epsilon: float, **settings: Any) -> Callable[[Tensor, Ten
             found = outer.gradient(first, [x, gamma, beta, dy], list(upstream), unconnected_gradients="zero")
             return (*found, *(None for _ in kept))
 
-        arguments, dgamma, dbeta = gradient_sums(x, gamma, dy, *kept)
-        dx = gradient(x, dy, *arguments)
+        t, g, b, dt, *rest = _unrecorded(x, gamma, beta, dy, *kept)
+        arguments, dgamma, dbeta = gradient_sums(t, g, dt, *(rest or statistics(t, g, b)[0]))
+        dx = gradient(t, dt, *arguments)
         dx.set_shape(x.shape)
         return (dx, dgamma, dbeta), second
 
     @tf.custom_gradient
     def normalised(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
-        kept, arguments = statistics(x, gamma, beta)
-        y = normalise(x, *arguments)
+        t, g, b = _unrecorded(x, gamma, beta)
+        kept, arguments = ((), ()) if in_one_kernel else statistics(t, g, b)
+        y = one_kernel(t, g, b) if in_one_kernel else normalise(t, *arguments)
         y.set_shape(x.shape)
         return y, lambda dy: backward(x, gamma, beta, dy, *kept)
 
