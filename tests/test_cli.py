@@ -33,7 +33,20 @@ def work(tmp_path_factory):
     before = os.getcwd()
     os.chdir(folder)
     try:
-        main(["train", "resnet_cifar8", "photos", "--size", "16", "--set", "epochs=2", "--set", "augment=none"])
+        main(
+            [
+                "train",
+                "resnet_cifar8",
+                "photos",
+                "--size",
+                "16",
+                "--set",
+                "epochs=2",
+                "--set",
+                "augment=none",
+                "--no-export",
+            ]
+        )
         main(["export", "runs/photos-resnet_cifar8", "--name", "photos"])
     finally:
         os.chdir(before)
@@ -82,11 +95,47 @@ def test_tune_searches_and_names_the_best_run(here, capsys):
 
 
 def test_train_chooses_model_size_and_recipe_and_says_why(here, capsys):
-    main(["train", "photos", "--set", "epochs=1", "--run-dir", "runs/chosen"])
+    main(["train", "photos", "--set", "epochs=1", "--run-dir", "runs/chosen", "--saved-models", "chosen"])
     out = capsys.readouterr().out
     assert "chosen: input 16x16x1" in out
     assert "chosen: resnet_cifar20" in out
+    assert "chosen: recipe few_images" in out
     assert "chosen: batch 8" in out
+    assert "next: dlkit predict chosen/photos/1 FILE" in out
+    assert json.loads((here / "chosen/photos/1/verification.json").read_text())["ok"]
+    assert "Grad-CAM" in (here / "runs/chosen/report.html").read_text()
+
+
+def test_trained_weights_are_loaded_and_fine_tuned(here, capsys):
+    weights = "runs/photos-resnet_cifar8/model.keras"
+    main(["train", "resnet_cifar8", "photos", "--size", "16", "--weights", weights, "--set", "epochs=1",
+          "--set", "augment=none", "--run-dir", "runs/tuned", "--no-export"])  # fmt: skip
+    out = capsys.readouterr().out
+    assert "chosen: recipe finetune" in out
+    assert "weights loaded" in out
+    assert "next: dlkit export runs/tuned" in out
+
+
+def test_report_draws_a_run_a_search_and_a_comparison(here, capsys):
+    main(["report", "runs/photos-resnet_cifar8", "--data", "photos"])
+    assert "worst mistakes" in (here / "runs/photos-resnet_cifar8/report.html").read_text()
+    main(["report", "runs/photos-resnet_cifar8", "runs/tuned"])
+    assert "<h1>2 runs</h1>" in (here / "runs/compare.html").read_text()
+    main(["report", "runs/tune"])
+    assert capsys.readouterr().out.splitlines()[-1] == "runs/tune/report.html"
+
+
+def test_doctor_names_versions_devices_and_what_is_missing(capsys, monkeypatch):
+    main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"]["tensorflow"] == tf.__version__
+    assert found["problems"] == []
+    assert {"bfloat16", "GPUs", "processors"} <= set(found["machine"])
+    monkeypatch.setattr("dlkit._doctor._version", lambda name: None if name in ("scipy", "onnx") else "99")
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert "problem: scipy>=1.14: pip install 'scipy>=1.14'" in out
+    assert 'pip install "dlkit[onnx]"' in out
 
 
 def test_models_and_describe_answer_in_text_and_json(here, capsys):
@@ -143,6 +192,19 @@ WRONG = {
     "a file that is no picture": (["predict", "saved_models/photos/1", "bad/3/note.jpg"], "note.jpg"),
     "an unknown optimization": (["export", "runs/photos-resnet_cifar8", "--optimize", "foldd"], "fold"),
     "an unknown action": (["data", "clean", "photos"], "knows: check"),
+    "no run to report": (["report"], "RUN"),
+    "a report of no run": (["report", "photos"], "recipe.json is missing"),
+    "a report on other classes": (["report", "runs/photos-resnet_cifar8", "--data", "other"], "the run's classes are"),
+    "a comparison with data": (["report", "a", "b", "--data", "photos"], "goes with one run"),
+    "a run twice": (["report", "runs/photos-resnet_cifar8", "runs/photos-resnet_cifar8"], "the same run twice"),
+    "weights that are not there": (["train", "resnet_cifar8", "photos", "--weights", "none.h5"], "none.h5"),
+    "weights of another network": (
+        ["train", "resnet_cifar20", "photos", "--size", "16", "--weights", "runs/photos-resnet_cifar8/model.keras"],
+        "weights",
+    ),
+    "an unknown experiment": (["lectures", "run", "decent"], "did you mean 'descent'"),
+    "an unknown action of the lectures": (["lectures", "walk"], "did you mean"),
+    "no results for the gallery": (["lectures", "gallery", "photos"], "no results in photos"),
     "the folder of another run": (
         ["train", "resnet_cifar8", "photos", "--size", "16", "--set", "epochs=3"], "recipe.epochs: 2 there, 3 now"
     ),

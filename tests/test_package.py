@@ -21,7 +21,8 @@ PUBLIC = {
     "train": "Recipe RECIPES fit evaluate load_run schedules stopping losses fast_math lr_find k_fold",
     "tune": "search Asha Bohb HyperMLP HyperCNN HyperAlexNet HyperVGG HyperResNet",
     "export": "saved_model verify predict onnx openvino litert serve",
-    "report": "write write_search",
+    "report": "write write_search compare",
+    "lectures": "names run gallery",
     "testing": "check_layer check_model check_augmentation",
 }
 

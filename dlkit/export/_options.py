@@ -116,7 +116,10 @@ def input_shape(model: Any, preprocess: Any) -> tuple[int | None, ...]:
 
 
 def check_width(model: Any, options: Options) -> None:
-    """Raises InputError when the inputs and outputs that the model declares cannot be right."""
+    """Raises InputError when the inputs and outputs that the model declares cannot be right, or Keras is not on TensorFlow."""
+    from dlkit.train import tasks  # here, so that `predict` and `verify` need no Keras
+
+    tasks.check_backend()
     inputs, outputs = (len(getattr(model, side, None) or [0]) for side in ("inputs", "outputs"))
     output = getattr(model, "output", None) if outputs else None
     if (

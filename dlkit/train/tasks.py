@@ -100,12 +100,23 @@ def gives_probabilities(model: Any) -> bool:
     return name in ("softmax", "sigmoid") or isinstance(last, keras.layers.Softmax)
 
 
+def check_backend() -> None:
+    """Refuses JAX and torch: layers and models run there, training and export are TensorFlow's."""
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            f"training and export need Keras on TensorFlow, it runs on {keras.backend.backend()}: set "
+            "KERAS_BACKEND=tensorflow before Python starts"
+        )
+
+
 def check(model: Any, task: str, source: Any, preprocess: Any) -> None:
     """Refuses a model whose input or output does not fit the data, before anything is written.
 
     Raises:
-        InputError: what the model takes or gives, what the data has, and the argument that makes them agree.
+        InputError: what the model takes or gives, what the data has, and the argument that makes them agree; Keras runs
+            on another backend than TensorFlow.
     """
+    check_backend()
     shape = tuple(preprocess.input_shape)
     takes = tuple(model.input_shape[1:])
     if len(takes) != len(shape) or any(a not in (None, b) for a, b in zip(takes, shape, strict=True)):

@@ -5,7 +5,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +13,14 @@ import cloudpickle
 import keras_tuner
 import numpy as np
 
-from dlkit._errors import InputError
+from dlkit._errors import InputError, unknown
 from dlkit._files import write_bytes
 from dlkit.data.sources import Source
 from dlkit.train import Recipe
 
 FIDELITIES = ("epochs", "size", "fraction")
+
+_FIELDS = [field.name for field in fields(Recipe)]
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,14 @@ def overrides(space: Callable[[Any], Any], hp: Any) -> dict[str, dict[str, Any]]
     """Calls a space and checks what it returns.
 
     Raises:
-        InputError: it is no mapping with "model" and "recipe".
+        InputError: it is no mapping with "model" and "recipe", or names a field that recipes lack.
     """
     found = space(hp)
     if not isinstance(found, Mapping) or set(found) - {"model", "recipe"}:
         raise InputError(f'a space returns {{"model": {{...}}, "recipe": {{...}}}}, got {found!r}')
+    for name in found.get("recipe", {}):
+        if name not in _FIELDS:
+            raise unknown("recipe field", name, _FIELDS)
     return {"model": dict(found.get("model", {})), "recipe": dict(found.get("recipe", {}))}
 
 

@@ -116,9 +116,12 @@ def pair(name: str, value: Range, centre: float = 0.0, *, minimum: float | None 
     """Returns the (low, high) that a user's strength means: a number s is centre - s .. centre + s.
 
     Raises:
-        InputError: a range that is reversed, or that reaches below `minimum`.
+        InputError: neither a number nor a pair, a range that is reversed, or that reaches below `minimum`.
     """
-    low, high = (centre - value, centre + value) if isinstance(value, (int, float)) else value
+    ends = (centre - value, centre + value) if isinstance(value, (int, float)) else value
+    if not isinstance(ends, (tuple, list)) or len(ends) != 2 or not all(isinstance(v, (int, float)) for v in ends):
+        raise InputError(f"{name} takes a number or a pair (low, high), got {value!r}")
+    low, high = ends
     if low > high or (minimum is not None and low < minimum):
         limit = "" if minimum is None else f", and at least {minimum}"
         raise InputError(f"{name}={value!r} means {low}..{high}; the first must not exceed the second{limit}")
