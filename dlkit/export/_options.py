@@ -116,7 +116,7 @@ def input_shape(model: Any, preprocess: Any) -> tuple[int | None, ...]:
 
 
 def check_width(model: Any, options: Options) -> None:
-    """Raises InputError when the inputs and outputs that the model declares cannot be right, or Keras is not on TensorFlow."""
+    """Raises InputError when the inputs and outputs that the model declares cannot be right, or another backend."""
     from dlkit.train import tasks  # here, so that `predict` and `verify` need no Keras
 
     tasks.check_backend()
