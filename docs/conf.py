@@ -117,6 +117,8 @@ def _source(app, name: str, text: list[str]) -> None:
 
     def mended(link: re.Match[str]) -> str:
         file = (home / link[1]).resolve()
+        if file == Path(app.srcdir, "lectures.md").resolve() and not file.exists():
+            return "]"
         path = os.path.relpath(pages.get(file, file), (Path(app.srcdir) / name).parent)
         return f"]({path}{link[2] or ''})"
 
