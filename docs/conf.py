@@ -3,6 +3,8 @@
 sphinx-build -W --keep-going -b html docs docs/_build/html
 """
 
+import importlib
+import inspect
 import os
 import re
 import sys
@@ -13,6 +15,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import sphinx.util.inspect
+from sphinx.util import logging
 
 import dlkit
 
@@ -135,7 +138,19 @@ def _signature(app, what, name, obj, options, signature, returns) -> tuple[str |
     return None
 
 
+def _complete(app, env) -> None:
+    """Warns, and so fails a strict build, if a public function or class has no entry in the reference."""
+    domain = env.domains.python_domain
+    for name in domain.modules:
+        module = importlib.import_module(name)
+        for public in getattr(module, "__all__", ()):
+            value = getattr(module, public)
+            if (inspect.isclass(value) or inspect.isfunction(value)) and f"{name}.{public}" not in domain.objects:
+                logging.getLogger(__name__).warning("%s.%s is public and not in the reference", name, public)
+
+
 def setup(app) -> None:
     app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-process-docstring", _docstring, priority=100)  # before napoleon
     app.connect("source-read", _source)
+    app.connect("env-check-consistency", _complete)
