@@ -10,7 +10,8 @@ ratio lies below the band that holds 95 % of those ratios around 1 in the same m
 `forward+backward` call `layer(x)` (BatchNorm with training=True) inside a tf.function; `inference` calls it with
 training=False, the form that exports have. Unknown batch means a tf.function traced for (None, ...). Compile time is
 the first call less the median. Memory is the growth of the process' peak resident size per layer of a chain, with
-gradients, each chain in a process of its own, in a tf.function and eagerly.
+gradients, each chain in a process of its own, in a tf.function and eagerly. Beside it stands, for each norm, what
+automatic differentiation carries from the forward to the backward graph, counted from the graphs themselves.
 """
 
 import argparse
@@ -179,12 +180,41 @@ def memory():
     return result
 
 
+def carried(layer, shape, dtype):
+    """Returns the bytes that a graph carries from its forward to its backward pass, as multiples of the input's.
+
+    Views count once, with the tensor they show.
+    """
+    layer.build(shape)
+    options = {"training": True} if type(layer).__name__.startswith("Batch") else {}
+    forward = tf.function(lambda x: layer(x, **options), autograph=False)
+    concrete = forward.get_concrete_function(tf.TensorSpec(shape, dtype))
+    split, _ = concrete._delayed_rewrite_functions.forward_backward()
+    kept = {}
+    for tensor in split.graph.outputs[1:]:
+        while tensor.op.type in ("Identity", "IdentityN", "Reshape"):
+            tensor = tensor.op.inputs[tensor.value_index]
+        kept[tensor.name] = tensor.dtype.size * (tensor.shape.num_elements() or 0)
+    return round(sum(kept.values()) / (tf.as_dtype(dtype).size * int(np.prod(shape))), 2)
+
+
+def carried_by_all():
+    """Returns {layer, dtype: {dlkit, keras}} in multiples of the input."""
+    result = {}
+    for name in ("GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "BatchNorm"):
+        for dtype in DTYPES:
+            policy = "float32" if dtype == "float32" else "mixed_bfloat16"
+            ours, theirs = (carried(layer, SHAPES[0], dtype) for layer in pair(name, SHAPES[0][-1], policy))
+            result[f"{name}, {dtype}"] = {"dlkit": ours, "keras": theirs, "saved": round(1 - ours / theirs, 3)}
+    return result
+
+
 def geometric_mean(values):
     return float(np.exp(np.mean(np.log(values))))
 
 
-def summary(cells, held):
-    """Returns lines: a table of geometric means and worst cells, and whether each target was met."""
+def summary(cells, held, kept):
+    """Returns lines: a table of geometric means and worst cells, whether each target was met, and what graphs carry."""
     lines = [
         "| layer | mode | cells | geometric mean | slowest cell | dlkit ms | Keras ms | compile s (Keras) |",
         "|---|---|---|---|---|---|---|---|",
@@ -228,6 +258,15 @@ def summary(cells, held):
             f"less: {m['dlkit']} against {m['keras']} MiB per layer, the tensor has {m['tensor']} | "
             f"{'yes' if m['saved'] >= 0.4 else 'no'} |"
         )
+    if kept:
+        lines += [
+            "",
+            "| carried from forward to backward, times the input | dlkit | Keras | less |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {case} | {m['dlkit']:.2f} | {m['keras']:.2f} | {100 * m['saved']:.0f} % |" for case, m in kept.items()
+        ]
     return lines
 
 
@@ -276,9 +315,9 @@ def main():
                 save(stored, cells, args.out)
             print(f"{shape}: {len(stored['cells'])} cells stored", file=sys.stderr, flush=True)
         if args.part == "memory" or not (args.part or args.quick or args.layer):
-            stored["memory"] = memory()
+            stored["carried"], stored["memory"] = carried_by_all(), memory()
         save(stored, [], args.out)
-    print("\n".join([stored["machine"], "", *summary(stored["cells"], stored["memory"])]))
+    print("\n".join([stored["machine"], "", *summary(stored["cells"], stored["memory"], stored.get("carried"))]))
 
 
 if __name__ == "__main__":
