@@ -8,5 +8,6 @@
 from dlkit.lectures._gallery import gallery
 from dlkit.lectures._lab import COLOURS, Claim, Lab, spread
 from dlkit.lectures._run import load, names, read, run
+from dlkit.lectures._surface import Along, concave, plane
 
-__all__ = ["names", "run", "load", "read", "gallery", "Lab", "Claim", "spread", "COLOURS"]
+__all__ = ["names", "run", "load", "read", "gallery", "Lab", "Claim", "spread", "plane", "concave", "Along", "COLOURS"]

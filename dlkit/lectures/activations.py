@@ -89,7 +89,7 @@ def train(lab: Lab, name: str, rate: float, seed: int) -> tuple[list[float], lis
     probe = keras.Model(model.input, [act.input for act in acts])
     shares: list[float] = []
 
-    def count(*_) -> None:
+    def count(*_: object) -> None:
         """A unit is dead whose slope is not above 0.001 for any training picture: none of them moves its weights."""
         inputs = probe.predict(images, batch_size=len(images), verbose=0)
         dead = [~(np.abs(slope(act, z)) > 1e-3).any(0) for act, z in zip(acts, inputs, strict=True)]

@@ -4,6 +4,7 @@ Paper: Fukushima 1980 and LeCun et al. 1989 (shared weights); the kernel of Sobe
 """
 
 import itertools
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -58,10 +59,10 @@ def sizes(lab: Lab) -> None:
     for n, k, s, p, d in itertools.product((16, 17), (1, 3, 5), (1, 2, 3), (0, 1, 2), (1, 2)):
         if s > 1 and d > 1:
             continue  # TensorFlow has no convolution with both
-        shape = {"input_shape": (n, n, 3), "kernel": k, "strides": s, "padding": p, "dilation": d, "downsample": "none"}
-        found = cnn(1, 1, 0, filters=4, include_top=False, **shape).output_shape[1]
+        geometry: dict[str, Any] = {"kernel": k, "strides": s, "dilation": d}
+        model = cnn(1, 1, 0, input_shape=(n, n, 3), padding=p, downsample="none", include_top=False, **geometry)
         tried += 1
-        if found != (n + 2 * p - d * (k - 1) - 1) // s + 1:
+        if model.output_shape[1] != (n + 2 * p - d * (k - 1) - 1) // s + 1:
             wrong.append((n, k, s, p, d))
     lab.fact("the formula of the output's size", f"{tried} layers built, {len(wrong)} differ", not wrong)
     counts = [cnn(1, 1, 0, filters=1000, input_shape=(n, n, 3), include_top=False).count_params() for n in (32, 224)]
@@ -92,7 +93,7 @@ def photograph(lab: Lab) -> None:
             show(panel, picture[130:190, 150:220], name, (-2, 2) if "Sobel" in name else (0, 1))
 
 
-def show(panel, picture: np.ndarray, title: str, limits: tuple[float, float] = (0, 1)) -> None:
+def show(panel: Any, picture: np.ndarray, title: str, limits: tuple[float, float] = (0, 1)) -> None:
     panel.imshow(picture, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
     panel.set(title=title, xticks=(), yticks=())
 
