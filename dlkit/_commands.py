@@ -18,7 +18,8 @@ import dlkit.report
 import dlkit.train
 import dlkit.tune
 from dlkit._errors import InputError, unknown
-from dlkit.models._registry import ENTRIES
+from dlkit.models._registry import ENTRIES, find
+from dlkit.train import recipes
 
 console = Console()
 
@@ -49,9 +50,11 @@ def train(
     model: str, data: str, recipe: str, settings: dict[str, str], size: int, run_dir: str, seed: int, weights: str,
     saved_models: str,
 ) -> None:  # fmt: skip
+    settings = settings | {"seed": str(seed)}
+    vet(model, recipe, settings)
     source, held_out = load(data)
     part, validation = divide(source, held_out, seed)
-    plan = choose(part, model, recipe, settings | {"seed": str(seed)}, size, weights)
+    plan = choose(part, model, recipe, settings, size, weights)
     network = builder(plan, part, seed)()
     if weights:
         say(str(dlkit.models.load_weights(network, weights, adapt=True)))
@@ -203,6 +206,13 @@ def check(folder: str) -> None:
     console.print(report)
     if not report.ok:
         raise InputError(f"{folder}: some files cannot be used; see above")
+
+
+def vet(model: str, recipe: str, settings: dict[str, str]) -> None:
+    """Refuses names and values that no data could make right, before any data are read."""
+    if model:
+        find(model)
+    (recipes.get(recipe) if recipe else dlkit.train.Recipe()).override(settings)
 
 
 def divide(source: Any, held_out: Any, seed: int) -> tuple[Any, Any]:

@@ -27,9 +27,13 @@ def tune(
     saved_models: str = "saved_models",
 ) -> None:  # fmt: skip
     """Runs the command; the arguments are those of `dlkit.cli.tune`."""
+    settings = settings | {"seed": str(seed)}
+    _commands.vet(model, recipe, settings)
+    dlkit.tune.oracles.check(oracle)
+    dlkit.tune.space.get(space, _family(model))
     source, held_out = _commands.load(data)
     part, validation = _commands.divide(source, held_out, seed)
-    plan = _commands.choose(part, model, recipe, settings | {"seed": str(seed)}, size)
+    plan = _commands.choose(part, model, recipe, settings, size)
     budget = budget or 8 * plan.recipe.epochs
     varied = dlkit.tune.space.get(space, _family(plan.model))
     if dry_run:

@@ -192,9 +192,9 @@ WRONG = {
     "a file that is no picture": (["predict", "saved_models/photos/1", "bad/3/note.jpg"], "note.jpg"),
     "an unknown optimization": (["export", "runs/photos-resnet_cifar8", "--optimize", "foldd"], "fold"),
     "an unknown action": (["data", "clean", "photos"], "knows: check"),
-    "no run to report": (["report"], "RUN"),
+    "no run to report": (["report"], "takes a run directory"),
     "a report of no run": (["report", "photos"], "recipe.json is missing"),
-    "a report on other classes": (["report", "runs/photos-resnet_cifar8", "--data", "other"], "the run's classes are"),
+    "a report on other classes": (["report", "runs/photos-resnet_cifar8", "--data", "other"], "has 2 classes"),
     "a comparison with data": (["report", "a", "b", "--data", "photos"], "goes with one run"),
     "a run twice": (["report", "runs/photos-resnet_cifar8", "runs/photos-resnet_cifar8"], "the same run twice"),
     "weights that are not there": (["train", "resnet_cifar8", "photos", "--weights", "none.h5"], "none.h5"),
@@ -203,7 +203,7 @@ WRONG = {
         "weights",
     ),
     "an unknown experiment": (["lectures", "run", "decent"], "did you mean 'descent'"),
-    "an unknown action of the lectures": (["lectures", "walk"], "did you mean"),
+    "an unknown action of the lectures": (["lectures", "walk"], "Known: gallery, list, run"),
     "no results for the gallery": (["lectures", "gallery", "photos"], "no results in photos"),
     "the folder of another run": (
         ["train", "resnet_cifar8", "photos", "--size", "16", "--set", "epochs=3"], "recipe.epochs: 2 there, 3 now"

@@ -70,6 +70,7 @@ def progress_bar(source: Any, show: bool) -> Iterator[Callable[[int], None]]:
 
 
 def _readable(source: Any, progress: bool) -> np.ndarray:
+    @tf.autograph.experimental.do_not_convert  # nothing here needs it, and converting takes seconds
     def attempt(index: Any) -> Any:
         content = source.one(index)
         image = _decode.decode(content, 3)

@@ -107,7 +107,7 @@ def create(name: str, **kw: Any) -> keras.Model:
         >>> create("resnet_cifar8", classes=3, input_shape=(16, 16, 1)).output_shape
         (None, 3)
     """
-    builder, arguments = _find(name)
+    builder, arguments = find(name)
     allowed = inspect.signature(builder).parameters
     for key in kw:
         if key not in allowed:
@@ -118,7 +118,8 @@ def create(name: str, **kw: Any) -> keras.Model:
     return builder(**arguments)
 
 
-def _find(name: str) -> tuple[Callable[..., keras.Model], dict[str, Any]]:
+def find(name: str) -> tuple[Callable[..., keras.Model], dict[str, Any]]:
+    """Returns the builder that a name means, and its arguments; raises InputError for an unknown name."""
     if name in ENTRIES:
         return ENTRIES[name].builder, ENTRIES[name].arguments
     if name in _ANY_DEPTH:

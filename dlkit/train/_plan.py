@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dlkit._errors import InputError, unknown
+from dlkit._errors import InputError
 from dlkit.data import Preprocess
+from dlkit.train import recipes
 from dlkit.train.recipe import Recipe
 from dlkit.train.recipes import RECIPES
 
@@ -51,7 +52,7 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0, pretr
     Raises:
         InputError: an unknown recipe, or a source without pictures.
     """
-    chosen = _recipe(recipe) if recipe else None
+    chosen = recipes.get(recipe) if recipe else None
     if source.task != "classification":
         raise InputError(f"{source.name!r} is a source for {source.task}; a plan is made for classes of pictures only")
     source.check().refuse()
@@ -74,14 +75,6 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0, pretr
         chosen = dataclasses.replace(chosen, batch=max(8, 2 ** int(np.log2(max(1, len(source) // 8)))))
         reasons.append(f"batch {chosen.batch}: at least eight steps per epoch")
     return Plan(model, Preprocess(size, channels=channels), chosen, tuple(reasons))
-
-
-def _recipe(name: str) -> Recipe:
-    if name in RECIPES:
-        return RECIPES[name]
-    if name.endswith((".yaml", ".yml", ".json")):
-        return Recipe.from_file(name)
-    raise unknown("recipe", name, RECIPES)
 
 
 def _look(source: Any) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Named recipes, each with its source and what it reaches; commands and results are in docs/training.md."""
 
+from dlkit._errors import unknown
 from dlkit.data.augment import (
     Affine,
     Color,
@@ -140,3 +141,16 @@ RECIPES: dict[str, Recipe] = {
         augment=(RandomResizedCrop(scale=(0.25, 1.0)), Flip()),
     ),
 }
+
+
+def get(name: str) -> Recipe:
+    """Returns a named recipe, or the one that a YAML or JSON file describes.
+
+    Raises:
+        InputError: an unknown name, with the nearest one; a file with unknown fields.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    if name.endswith((".yaml", ".yml", ".json")):
+        return Recipe.from_file(name)
+    raise unknown("recipe", name, RECIPES)

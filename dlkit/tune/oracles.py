@@ -46,6 +46,12 @@ ORACLES: dict[str, Callable[[keras_tuner.Objective, int, int, int], Any]] = {
 }
 
 
+def check(name: str) -> None:
+    """Raises InputError for an unknown oracle, with the nearest one."""
+    if name not in ORACLES:
+        raise unknown("oracle", name, ORACLES)
+
+
 def sign(objective: str) -> int:
     """1 if less is better, as of losses, errors and what a model costs; -1 if more is."""
     return 1 if any(part in objective for part in ("loss", "mae", *FACTS)) else -1
@@ -64,8 +70,7 @@ def get(name: str, objective: str, epochs: int, budget: int, seed: int) -> Any:
     Raises:
         InputError: an unknown name, with the nearest one; a budget below one training.
     """
-    if name not in ORACLES:
-        raise unknown("oracle", name, ORACLES)
+    check(name)
     if budget < epochs:
         raise InputError(f"epochs_budget={budget} does not pay for one training of {epochs} epochs")
     direction = "min" if sign(objective) > 0 else "max"
