@@ -1,16 +1,14 @@
 """The command line: a command is one call into a package; nothing heavy is imported before the arguments are read."""
 
-import contextlib
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from dlkit._errors import InputError, unknown
+from dlkit._shell import explain, frameworks, settings
 
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
 Data = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
@@ -28,7 +26,7 @@ def quickstart(runs: str = "runs/quickstart", saved_models: str = "saved_models"
         runs: folder for the search and the run; each quickstart gets a new number in it.
         saved_models: the export goes to SAVED_MODELS/digits/VERSION, the next free version.
     """
-    with _frameworks():
+    with frameworks():
         from dlkit._quickstart import run
     run(Path(runs), Path(saved_models))
 
@@ -41,7 +39,7 @@ def models(json: bool = False) -> None:
     Args:
         json: print JSON instead of a table.
     """
-    with _frameworks():
+    with frameworks():
         from dlkit import _commands
     _commands.models(json)
 
@@ -58,7 +56,7 @@ def describe(model: Model, input: int = 0, channels: int = 3, classes: int = 100
         classes: number of classes.
         json: print JSON instead of a table.
     """
-    with _frameworks():
+    with frameworks():
         from dlkit import _commands
     _commands.describe(model, input, channels, classes, json)
 
@@ -91,12 +89,12 @@ def train(
         export: write the verified export SAVED_MODELS/DATA at the end.
         saved_models: folder of the exports.
     """
-    with _frameworks():
+    with frameworks():
         from dlkit import _commands
     if not data:
         model, data = "", model
     out = saved_models if export else ""
-    _commands.train(model, data, recipe, _settings(set), size, run_dir, seed, weights, out)
+    _commands.train(model, data, recipe, settings(set), size, run_dir, seed, weights, out)
 
 
 def tune(
@@ -137,12 +135,12 @@ def tune(
         export: retrain the best configuration on all of DATA and write the verified export SAVED_MODELS/EXPORT.
         saved_models: folder of the exports.
     """
-    with _frameworks():
+    with frameworks():
         from dlkit import _tune
     if not data:
         model, data = "", model
     _tune.tune(
-        model, data, epochs_budget, oracle, recipe, _settings(set), size, directory, seed, space=space,
+        model, data, epochs_budget, oracle, recipe, settings(set), size, directory, seed, space=space,
         workers=workers, dry_run=dry_run, export=export, saved_models=saved_models,
     )  # fmt: skip
 
@@ -156,7 +154,7 @@ def evaluate(run: RunDir, data: Data) -> None:
         run: a run directory.
         data: a folder with the run's classes, "digits" (its test split), or a prepared TFDS data set.
     """
-    with _frameworks():
+    with frameworks():
         from dlkit import _commands
     _commands.evaluate(run, data)
 
@@ -188,7 +186,7 @@ def export(
             check, its training part gives the ranges of int8.
         calibrate: choose the temperature of the probabilities on the held-out part of DATA.
     """
-    with _frameworks():
+    with frameworks():
         from dlkit import _commands
     _commands.export(run, name, saved_models, version, optimize, precision, format, data, calibrate)
 
@@ -202,7 +200,7 @@ def verify(path: Export, data: str = "") -> None:
         path: a version directory.
         data: a folder of labelled images to feed; empty feeds generated images of every format.
     """
-    with _frameworks():
+    with frameworks():
         from dlkit import _commands
     _commands.verify(path, data)
 
@@ -218,7 +216,7 @@ def predict(
         path: a version directory, or a model directory (its newest version).
         files: JPEG, PNG, BMP, GIF or WebP files.
     """
-    with _frameworks():
+    with frameworks():
         from dlkit import _commands
     _commands.predict(path, files)
 
@@ -246,8 +244,8 @@ def serve(
     from dlkit.export.server import Options
     from dlkit.export.server._lean import without_keras
 
-    options = Options.of(directory, host=host, port=port, grpc_port=grpc_port, **Options.parsed(_settings(set)))
-    with without_keras(), _frameworks():
+    options = Options.of(directory, host=host, port=port, grpc_port=grpc_port, **Options.parsed(settings(set)))
+    with without_keras(), frameworks():
         from dlkit.export.server._run import run
     run(options)
 
@@ -270,7 +268,7 @@ def report(
     """
     if not runs:
         raise InputError("dlkit report takes a run directory, such as runs/photos-resnet_cifar20")
-    with _frameworks():
+    with frameworks():
         from dlkit import _commands
     _commands.report(runs, data, out)
 
@@ -283,7 +281,7 @@ def doctor(json: bool = False) -> None:
     Args:
         json: print JSON instead of a table.
     """
-    with _frameworks():
+    with frameworks():
         from dlkit import _doctor
     _doctor.show(json)
 
@@ -299,7 +297,7 @@ def data(action: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="che
     """
     if action != "check":
         raise InputError(f"unknown action {action!r}; `dlkit data` knows: check")
-    with _frameworks():
+    with frameworks():
         from dlkit import _commands
     _commands.check(path)
 
@@ -325,7 +323,7 @@ def lectures(
     """
     if action not in ("list", "run", "gallery"):
         raise unknown("action of `dlkit lectures`", action, ("list", "run", "gallery"))
-    with _frameworks():
+    with frameworks():
         from dlkit import _commands
     _commands.lectures(action, name, quick, data, out)
 
@@ -374,52 +372,4 @@ def main(arguments: list[str] | None = None) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        sys.exit(_explain(error))
-
-
-def _explain(error: BaseException) -> int:
-    text = str(error) or type(error).__name__
-    if isinstance(error, KeyboardInterrupt):
-        print(f"stopped: {text}", file=sys.stderr)
-        return 130
-    if isinstance(error, (InputError, FileExistsError, FileNotFoundError, PermissionError)):
-        print(f"error: {text}", file=sys.stderr)
-        return 2
-    print(f"error: {type(error).__name__}: {text}\nThe same command with --debug shows where.", file=sys.stderr)
-    return 1
-
-
-def _settings(items: tuple[str, ...]) -> dict[str, str]:
-    settings = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise InputError(f"--set takes FIELD=VALUE, such as --set epochs=10; got {item!r}")
-        settings[name] = value
-    return settings
-
-
-@contextlib.contextmanager
-def _frameworks() -> Iterator[None]:
-    """Holds back what TensorFlow prints while it is imported; shows it if the import fails."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            tf.zeros(())  # the first operation prints too
-            tf.get_logger().setLevel("ERROR")  # a new model per trial is a new trace; no reason to warn
-            yield
-        except BaseException:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            said.seek(0)
-            sys.stderr.write(said.read().decode(errors="replace"))
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+        sys.exit(explain(error))
