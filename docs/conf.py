@@ -60,12 +60,12 @@ _NAME = re.compile(r"[A-Za-z_][\w.]*(\(\))?$")
 def _words(text: str) -> str:
     """Makes plain words and `code` safe for reStructuredText: its other signs are letters here."""
     parts = re.split(r"(`+)(.+?)\1", text, flags=re.DOTALL)
-    done = []
+    done = ""
     for plain, code in zip(parts[::3], [*parts[2::3], ""], strict=True):
-        done.append(_SIGN.sub(lambda m: m[0] if m[1] else "\\" + m[0], plain))
+        done += "\\ " * (bool(done) and plain[:1].isalnum()) + _SIGN.sub(lambda m: m[0] if m[1] else "\\" + m[0], plain)
         if code:
-            done.append(f":py:obj:`{code}`" if _NAME.match(code) else f"``{code}``")
-    return "".join(done)
+            done += f":py:obj:`{code}`" if _NAME.match(code) else f"``{code}``"
+    return done
 
 
 def _docstring(app, what, name, obj, options, lines: list[str]) -> None:

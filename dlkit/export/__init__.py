@@ -21,13 +21,18 @@ _HOMES = {
 }
 __all__ = [*_HOMES]
 
-if TYPE_CHECKING:  # type checkers and editors see what __getattr__ finds
-    from dlkit.export._formats import litert, onnx, openvino  # noqa: F401
-    from dlkit.export._predict import Prediction, predict  # noqa: F401
-    from dlkit.export._report import Check, Report, VerificationError  # noqa: F401
-    from dlkit.export._saved_model import saved_model  # noqa: F401
-    from dlkit.export._serve import serve  # noqa: F401
-    from dlkit.export._verify import verify  # noqa: F401
+if TYPE_CHECKING:  # type checkers and editors see what __getattr__ finds; `as` makes a name public to them
+    from dlkit.export._formats import litert as litert
+    from dlkit.export._formats import onnx as onnx
+    from dlkit.export._formats import openvino as openvino
+    from dlkit.export._predict import Prediction as Prediction
+    from dlkit.export._predict import predict as predict
+    from dlkit.export._report import Check as Check
+    from dlkit.export._report import Report as Report
+    from dlkit.export._report import VerificationError as VerificationError
+    from dlkit.export._saved_model import saved_model as saved_model
+    from dlkit.export._serve import serve as serve
+    from dlkit.export._verify import verify as verify
 
 
 def __getattr__(name: str) -> Any:
