@@ -132,7 +132,7 @@ def _part(folder: Path, part: str, count: int | None, size: int) -> Source:
     return source.subset(order, name=f"cifar10-{part}").cached("decoded", preprocess=Preprocess(size))
 
 
-def spread(values: Sequence[float], unit: str = "", digits: int = 1) -> str:
+def spread(values: Sequence[float] | np.ndarray, unit: str = "", digits: int = 1) -> str:
     """Returns mean, standard deviation and number of values as text.
 
     >>> spread([90.0, 92.0], " %")
