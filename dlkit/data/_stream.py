@@ -9,9 +9,8 @@ import tensorflow as tf
 
 from dlkit._errors import InputError
 from dlkit.data import draws
-from dlkit.data._exif import apart
 from dlkit.data._sequential import Sequential
-from dlkit.data._window import cut_window, moved_into, read_window, resized
+from dlkit.data._window import cut_window, moved_into, read_window, reduced, resized
 from dlkit.data.augment import mix as _mixing
 from dlkit.data.augment._chain import Chain
 from dlkit.data.augment._direct import fits as window_fits
@@ -106,8 +105,7 @@ class Stream:
         else:
             size = self.preprocess.input_shape[:2]
             fits = window_fits(tf.shape(picture)[0], tf.shape(picture)[1], size)
-            smaller = apart(lambda picture: resized(picture, self.preprocess))
-            picture = tf.cond(fits, lambda: picture, lambda: smaller(picture))
+            picture = tf.cond(fits, lambda: picture, lambda: reduced(picture, size))
             picture.set_shape([None, None, self.preprocess.channels])
             boxes = self.source.boxes_of(index)
             boxes = None if boxes is None else moved_into(boxes, window[None])
@@ -116,7 +114,7 @@ class Stream:
                 picture, size, u, boxes=boxes, index=number, epoch=epoch, seed=self.seed
             )
             samples = inputs, _with_boxes(self.source.targets(index), boxes)
-        return tf.nest.map_structure(lambda value: value[0], samples)
+        return tf.nest.map_structure(lambda value: tf.squeeze(value, 0), samples)
 
     def block(self, first: Any, rows: int) -> Any:
         """Returns (inputs, targets) of samples first .. first+rows-1, unmixed."""

@@ -1,11 +1,13 @@
 """Reads only the window of a stored picture that a random resized crop shows."""
 
+import functools
 from typing import Any
 
 import tensorflow as tf
 
-from dlkit.data import _decode
+from dlkit.data import _decode, _header
 from dlkit.data._exif import apart, orientation
+from dlkit.data.draws import compiled
 
 
 def read_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, Any]:
@@ -21,17 +23,17 @@ def read_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, 
         crop: a `RandomResizedCrop`.
         u: its draws, float32 (4,).
     """
-    is_jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
-    plain = tf.cond(is_jpeg, lambda: orientation(content, "jpeg") == 1, lambda: tf.constant(False))
+    height, width, channels = preprocess.input_shape
+    pixels, step, fractions, sure = _compiled_place(crop, (height, width))(_header.head(content), u)
 
-    def jpeg() -> tuple[Any, Any]:
-        return _jpeg_window(preprocess, content, crop, u)
+    def plain() -> tuple[Any, Any]:
+        return preprocess.with_channels(_scaled(content, pixels, step)), fractions
 
     def other() -> tuple[Any, Any]:
-        return apart(lambda content, u: cut_window(preprocess.read(content), crop, u))(content, u)
+        return apart(lambda content, u: _searched(preprocess, content, crop, u))(content, u)
 
-    picture, window = tf.cond(plain, jpeg, other)
-    picture.set_shape([None, None, preprocess.channels])
+    picture, window = tf.cond(sure, plain, other)
+    picture.set_shape([None, None, channels])
     return picture, window
 
 
@@ -62,6 +64,12 @@ def resized(picture: Any, preprocess: Any) -> Any:
     return image
 
 
+def reduced(picture: Any, size: tuple[int, int]) -> Any:
+    """Returns a window uint8 (H, W, C), each side that exceeds that of `size` brought down to it by area averages."""
+    least = tf.minimum(tf.shape(picture)[:2], tf.constant(size))
+    return tf.cast(tf.raw_ops.ResizeArea(images=picture[None], size=least)[0] + 0.5, tf.uint8)
+
+
 def cut_window(picture: Any, crop: Any, u: Any) -> tuple[Any, Any]:
     """Returns (part, window) of a picture uint8 (H, W, C); the window as fractions of the picture."""
     pixels, fractions = _whole(crop, u, tf.shape(picture)[0], tf.shape(picture)[1])
@@ -80,27 +88,64 @@ def _whole(crop: Any, u: Any, height: Any, width: Any) -> tuple[Any, Any]:
     return pixels, tf.cast(pixels, tf.float32) / tf.cast(tf.concat([whole, whole], 0), tf.float32)
 
 
-def _jpeg_window(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, Any]:
-    shape = tf.image.extract_jpeg_shape(content)
-    content = _decode.within_limit(content, shape[:2])
-    pixels, _ = _whole(crop, u, shape[0], shape[1])
-    height, width, _ = preprocess.input_shape
-    least = [round((2 * ratio) ** 2 * height * width) for ratio in (1, 2, 4)]
+def _place(crop: Any, u: Any, stored: Any, size: tuple[int, int]) -> tuple[Any, Any, Any]:
+    """Returns (window in pixels of the decoded size, log2 of the decoder's ratio, window as fractions) in a JPEG.
+
+    Args:
+        stored: its height and width, int32 (2,).
+        size: of the output.
+    """
+    pixels, _ = _whole(crop, u, stored[0], stored[1])
+    least = [round((2 * ratio) ** 2 * size[0] * size[1]) for ratio in (1, 2, 4)]
     step = tf.reduce_sum(tf.cast(pixels[2] * pixels[3] >= least, tf.int32))
     pixels = pixels - pixels % tf.bitwise.left_shift(1, step)  # whole pixels of the smaller size too
-    fractions = tf.cast(pixels, tf.float32) / tf.cast(tf.gather(shape, [0, 1, 0, 1]), tf.float32)
+    fractions = tf.cast(pixels, tf.float32) / tf.cast(tf.gather(stored, [0, 1, 0, 1]), tf.float32)
+    return tf.bitwise.right_shift(pixels, step), step, fractions
+
+
+@functools.lru_cache(64)
+def _compiled_place(crop: Any, size: tuple[int, int]) -> Any:
+    @compiled
+    def run(data: Any, u: Any) -> tuple[Any, Any, Any, Any]:
+        stored = _header.size(data)
+        area = tf.cast(stored[0], tf.float32) * tf.cast(stored[1], tf.float32)
+        return *_place(crop, u, stored, size), (area > 0) & (area <= _decode.PIXEL_LIMIT)
+
+    return run
+
+
+def _searched(preprocess: Any, content: Any, crop: Any, u: Any) -> tuple[Any, Any]:
+    """Returns the same as `read_window` for any picture."""
+    is_jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
+    upright = tf.cond(is_jpeg, lambda: orientation(content, "jpeg") == 1, lambda: tf.constant(False))
+
+    def jpeg() -> tuple[Any, Any]:
+        stored = tf.image.extract_jpeg_shape(content)[:2]
+        pixels, step, fractions = _place(crop, u, stored, preprocess.input_shape[:2])
+        return preprocess.with_channels(_scaled(_decode.within_limit(content, stored), pixels, step)), fractions
+
+    def other() -> tuple[Any, Any]:
+        return apart(lambda content, u: cut_window(preprocess.read(content), crop, u))(content, u)
+
+    picture, window = tf.cond(upright, jpeg, other)
+    picture.set_shape([None, None, preprocess.channels])
+    return picture, window
+
+
+def _scaled(content: Any, pixels: Any, step: Any) -> Any:
+    """Returns the window of a JPEG, decoded at 1 / 2**step: uint8 (h, w, 3)."""
 
     def at(ratio: int) -> Any:
         def decode() -> Any:
             return tf.raw_ops.DecodeAndCropJpeg(
-                contents=content, crop_window=pixels // ratio, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+                contents=content, crop_window=pixels, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
             )
 
         return decode
 
     picture = tf.switch_case(step, [at(1), at(2), at(4), at(8)])
     picture.set_shape([None, None, 3])
-    return preprocess.with_channels(picture), fractions
+    return picture
 
 
 def moved_into(boxes: Any, window: Any) -> Any:

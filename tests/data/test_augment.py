@@ -135,6 +135,14 @@ def test_a_window_of_the_output_s_size_keeps_every_pixel(channels, ops):
     np.testing.assert_array_equal(result, window[:, :, ::-1] if ops else window)
 
 
+def test_a_map_that_shrinks_a_window_averages_what_it_skips():
+    """The same readings as of a picture in a batch."""
+    window, u, ops = random_pictures(1, 12, 14), draws(1, 8), [a.Affine(20, scale=(0.4, 0.5), fill=0.5)]
+    expected = a.Chain(ops)(window, u)[0]
+    got = a.Chain(ops).of_window(tf.constant(window[0]), (12, 14), u, boxes=None, index=[0], epoch=[0], seed=0)[0]
+    np.testing.assert_allclose(got, expected, atol=0.01)
+
+
 def test_policies_and_second_warps_follow_a_window():
     window, u = tf.constant(random_pictures(1, 13, 15)[0]), draws(1, 32)
     whole = a.Chain([a.RandAugment(2, 15)])(window[None], u)[0].numpy()

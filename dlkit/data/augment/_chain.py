@@ -1,8 +1,7 @@
 """Composition: a list of operations becomes, per stretch, one map of places, one gather and one pass over the values.
 
 A stretch is computed by a few XLA functions, because XLA would otherwise repeat the gather for every channel, compute
-the
-places twice with different rounding, and round the numbers of a lone picture unlike those of a batch:
+the places twice with different rounding, and round the numbers of a lone picture unlike those of a batch:
 
     sums    integer sums of the channels, for contrast
     plan    draws -> the numbers of each picture: affine map, colour matrix, strengths; always on a multiple of 16 rows
@@ -23,14 +22,13 @@ import tensorflow as tf
 from dlkit._errors import InputError
 from dlkit.data.augment import _direct
 from dlkit.data.augment._base import Augmentation, Colors, Matrix, Where, sum_of
+from dlkit.data.augment._places import ONE, places
 from dlkit.data.augment.color import Color
 from dlkit.data.augment.geometry import Geometry, RandomResizedCrop, moved_boxes
 from dlkit.data.augment.mix import Mix
 from dlkit.data.augment.noise import Pixels
 from dlkit.data.augment.policy import Policy
 from dlkit.data.draws import compiled, padded
-
-_ONE = 65536  # fixed point of source coordinates
 
 
 @dataclasses.dataclass
@@ -144,27 +142,37 @@ class Chain:
     def _from_window(
         self, stretch: _Stretch, window: Any, size: tuple[int, int], u: Any, where: Where, boxes: Any, last: bool
     ) -> tuple[Any, Any]:
-        sides, channels = tf.shape(window)[:2], window.shape[-1]
-        pack = self._jit(f"table/{channels}", lambda flat, sides: _direct.table(flat, sides, channels))
-        words, mean = pack(_direct.padded(window, size), sides)
-
-        def plan(u: Any, mean: Any, index: Any, epoch: Any, sides: Any) -> Any:
-            moved, parameters = _plan(stretch, u, mean, Where(index, epoch, where.seed), size)
-            matrix = _direct.resizing(sides, size)
-            matrix = matrix if moved is None else matrix.then(Matrix(*moved))
-            places = _places(stretch, matrix, size, tf.unstack(tf.cast(sides, tf.float32)))
-            return moved, parameters, places
-
-        planned = self._jit(f"window plan/{where.seed}/{size}", plan)
-        matrix, parameters, (x, y, cover) = planned(u, mean, where.index, where.epoch, sides)
+        run = self._jit(
+            f"window/{where.seed}/{size}/{last}",
+            lambda *arguments: self._windowed(stretch, size, last, where.seed, *arguments),
+        )
+        sides = tf.shape(window)[:2]
+        matrix, images = run(_direct.padded(window, size), sides, u, where.index, where.epoch)
         if boxes is not None and matrix is not None:
             boxes = moved_boxes(boxes, Matrix(*matrix), size)
-        read = self._jit(
-            f"reading/{channels}", lambda words, width, x, y: _direct.reading(words, width, x, y, channels)
-        )
-        pixels = read(words, sides[1], x[:, 0], y[:, 0])
-        values = self._jit(f"window values/{last}", lambda *a: self._toned(stretch, last, *a))
-        return values(pixels, cover, parameters), boxes
+        return images, boxes
+
+    def _windowed(
+        self, stretch: _Stretch, size: tuple[int, int], last: bool, seed: int,
+        words: Any, sides: Any, u: Any, index: Any, epoch: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """Returns (affine map or None, pictures) of the words of a padded window."""
+        channels, there = words.shape[-1], sides[0] > 0
+        mean = None
+        if stretch.colors:
+            mean = _direct.step(there, lambda: _direct.means(words, sides, channels))
+        moved, parameters = _plan(stretch, u, mean, Where(index, epoch, seed), size)
+        matrix = _direct.resizing(sides, size)
+        matrix = matrix if moved is None else matrix.then(Matrix(*moved))
+        tall, wide = tf.unstack(tf.cast(sides, tf.float32))
+        x, y, *cover = _direct.step(there, lambda: places(matrix, size, stretch.fill, stretch.samples, (tall, wide)))
+        table = _direct.step(there, lambda: _direct.table(words, channels))
+
+        def values() -> Any:
+            pixels = tf.reduce_mean(_direct.reading(table, sides[1], x, y, channels), 1)
+            return self._toned(stretch, last, pixels, cover, parameters)
+
+        return moved, _direct.step(there, values)
 
     def _stretch(
         self, number: int, stretch: _Stretch, images: Any, u: Any, where: Where, boxes: Any, last: bool
@@ -178,14 +186,17 @@ class Chain:
             lambda u, mean, index, epoch: _plan(stretch, u, mean, Where(index, epoch, where.seed), size),
         )
         matrix, parameters = plan(_whole_rows(u), mean, _whole_rows(where.index), _whole_rows(where.epoch))
-        x = y = cover = None
+        x = y = None
+        cover: list[Any] = []
         source = images
         if matrix is not None:
-            places = self._jit(
+            where_from = self._jit(
                 f"places{number}/{size}/{images.shape[0]}",
-                lambda m: _places(stretch, Matrix(*(value[: images.shape[0]] for value in m)), size),
+                lambda m: places(
+                    Matrix(*(value[: images.shape[0]] for value in m)), size, stretch.fill, stretch.samples
+                ),
             )
-            x, y, cover = places(matrix)
+            x, y, *cover = where_from(matrix)
             source = self._jit("taps", _taps)(images, x, y)
             if boxes is not None:
                 boxes = moved_boxes(boxes, Matrix(*(value[: images.shape[0]] for value in matrix)), size)
@@ -195,17 +206,18 @@ class Chain:
     def _values(self, stretch: _Stretch, last: bool, source: Any, x: Any, y: Any, cover: Any, parameters: Any) -> Any:
         if stretch.moves:
             channels = _bilinear(source, x, y)
-            if cover is not None:
+            if cover:
                 fill = 255.0 * stretch.fill
-                channels = [channel * cover + fill * (1 - cover) for channel in channels]
+                channels = [channel * cover[0] + fill * (1 - cover[0]) for channel in channels]
         else:
             channels = _channels(source)
         return self._valued(stretch, last, channels, parameters)
 
     def _toned(self, stretch: _Stretch, last: bool, pixels: Any, cover: Any, parameters: Any) -> Any:
         """Returns the values of pixels float32 (1, H, W, C); colours alone are one loop over adjacent channels."""
-        if cover is not None:
-            pixels = pixels * cover[..., None] + 255.0 * stretch.fill * (1 - cover[..., None])
+        if cover:
+            inside = cover[0][..., None]
+            pixels = pixels * inside + 255.0 * stretch.fill * (1 - inside)
         if parameters[1] or pixels.shape[-1] != 3:
             return self._valued(stretch, last, tf.unstack(pixels, axis=-1), parameters)
         if parameters[0]:
@@ -308,57 +320,6 @@ def _means(images: Any) -> list[Any]:
     return [mean[:, min(i, channels - 1)] for i in range(3)]
 
 
-def _places(stretch: _Stretch, matrix: Matrix, size: tuple[int, int], source: Any = None) -> tuple[Any, Any, Any]:
-    """Returns (x, y, cover): fixed-point source coordinates (b, s, H, W) and the share inside the picture, or None.
-
-    `source`, the height and width of what is read, float32 scalars, defaults to the output's.
-    """
-    height, width = size
-    tall, wide = (float(height), float(width)) if source is None else source
-    down, across = _offsets(matrix, stretch.samples)
-    spread = [tf.reshape(value, [-1, 1, 1, 1]) for value in matrix]
-    across = across + tf.reshape(tf.range(width, dtype=tf.float32) - (width - 1) / 2, [1, 1, 1, -1])
-    down = down + tf.reshape(tf.range(height, dtype=tf.float32) - (height - 1) / 2, [1, 1, -1, 1])
-    x = spread[0] * across + spread[1] * down + spread[2] + (wide - 1) / 2
-    y = spread[3] * across + spread[4] * down + spread[5] + (tall - 1) / 2
-    cover = None
-    if stretch.fill == "reflect":
-        x, y = _reflected(x, wide), _reflected(y, tall)
-    elif stretch.fill not in ("edge", "any"):
-        cover = tf.reduce_mean(_inside(x, wide) * _inside(y, tall), 1)
-    return _fixed(x, wide), _fixed(y, tall), cover
-
-
-def _offsets(matrix: Matrix, samples: int) -> tuple[Any, Any]:
-    """Returns the (down, across) offsets of the readings of a pixel, (b, s, 1, 1); 0 where nothing shrinks."""
-    if samples == 1:
-        zero = tf.zeros([1, 1, 1, 1])
-        return zero, zero
-
-    def reach(p: Any, q: Any) -> Any:
-        return tf.sqrt(tf.maximum(1 - 1 / tf.maximum(p * p + q * q, 1e-6), 0.0))
-
-    steps = [(i + 0.5) / samples - 0.5 for i in range(samples)]
-    down = tf.constant([step for step in steps for _ in steps]) * reach(matrix.b, matrix.e)[:, None]
-    across = tf.constant([step for _ in steps for step in steps]) * reach(matrix.a, matrix.d)[:, None]
-    return down[:, :, None, None], across[:, :, None, None]
-
-
-def _reflected(place: Any, side: Any) -> Any:
-    place = place + 0.5
-    place = place - (2.0 * side) * tf.floor(place / (2.0 * side))
-    return tf.minimum(place, 2.0 * side - place) - 0.5
-
-
-def _inside(place: Any, side: Any) -> Any:
-    """Returns the weight of the picture in a bilinear reading whose other part is outside."""
-    return tf.clip_by_value(tf.minimum(place + 1, side - place), 0.0, 1.0)
-
-
-def _fixed(place: Any, side: Any) -> Any:
-    return tf.cast(tf.round(tf.clip_by_value(place, 0.0, side - 1.0) * float(_ONE)), tf.int32)
-
-
 def _taps(images: Any, x: Any, y: Any) -> list[tuple[Any, Any]]:
     """Returns per group of three channels the words of the upper and lower neighbours, each (b, s, H, W)."""
     batch, height, width, channels = images.shape
@@ -379,8 +340,8 @@ def _taps(images: Any, x: Any, y: Any) -> list[tuple[Any, Any]]:
 
 def _bilinear(taps: list[tuple[Any, Any]], x: Any, y: Any) -> list[Any]:
     """Returns the channels (b, H, W) of the pictures read between their pixels."""
-    right = tf.cast(tf.bitwise.bitwise_and(x, _ONE - 1), tf.float32) * (1 / _ONE)
-    low = tf.cast(tf.bitwise.bitwise_and(y, _ONE - 1), tf.float32) * (1 / _ONE)
+    right = tf.cast(tf.bitwise.bitwise_and(x, ONE - 1), tf.float32) * (1 / ONE)
+    low = tf.cast(tf.bitwise.bitwise_and(y, ONE - 1), tf.float32) * (1 / ONE)
     channels = []
     for upper, lower in taps:
         count = 3 if upper.dtype == tf.int64 else 1
