@@ -73,7 +73,8 @@ def experiment(lab: Lab) -> None:
     )  # fmt: skip
 
     a, v, r, plain, grown, normed = (*GROUPS[0], *GROUPS[1])
-    said = f"test accuracy at equal compute: AlexNet {text[a]}, VGG-11 {text[v]}, ResNet-20 {text[r]}"
+    shown = f"test accuracy at equal compute ({epochs} epochs of {len(train):,} pictures)"
+    said = f"{shown}: AlexNet {text[a]}, VGG-11 {text[v]}, ResNet-20 {text[r]}"
     lab.effect("VGG is better than AlexNet", said, last[v].mean() > last[a].mean())
     lab.effect("ResNet is better than VGG", said, last[r].mean() > last[v].mean())
     reads = [done[name].get_layer("conv4").kernel.shape[2] for name in ("one column", "two columns")]
@@ -87,26 +88,23 @@ def experiment(lab: Lab) -> None:
         f"one column {text['one column']}, two columns {text['two columns']}",
         last["one column"].mean() > last["two columns"].mean() - 1,
     )
-    said = f"test accuracy at equal compute: from random weights {text[plain]}"
-    lab.effect(
-        "VGG with 19 layers does not converge or does badly", f"{said}; VGG-11 {text[v]}",
-        last[plain].mean() < last[v].mean() - 5,
-    )  # fmt: skip
-    lab.effect(
-        "grown from a shallow net, VGG-19 trains", f"{said}, grown from VGG-11 {text[grown]}",
-        last[grown].mean() > last[plain].mean() + 5,
-    )  # fmt: skip
+    said = f"{shown}: from random weights {text[plain]}"
+    bad = last[plain].mean() < last[v].mean() - 5
+    lab.effect("VGG with 19 layers does not converge or does badly", f"{said}; VGG-11 {text[v]}", bad)
+    better = last[grown].mean() > last[plain].mean() + 5
+    lab.effect("grown from a shallow net, VGG-19 trains", f"{said}, grown from VGG-11 {text[grown]}", better)
     lab.effect(
         "with batch normalisation VGG-19 trains from scratch, without such tricks", f"{said}, with it {text[normed]}",
         last[normed].mean() > max(last[plain].mean() + 5, last[grown].mean()),
     )  # fmt: skip
     bare: dict = {"input_shape": (32, 32, 64), "filters": 64, "downsample": "none", "include_top": False}
     small, large = describe(cnn(1, 3, kernel=3, **bare)), describe(cnn(1, 1, kernel=7, **bare))
+    seen = [round((net.receptive_field or (0,))[0]) for net in (small, large)]
     lab.fact(
         "small filters widen the field without so many parameters",
-        f"64 channels: three 3x3 hold {small.parameters:,} parameters and see {small.receptive_field} pixels, one 7x7 "
-        f"{large.parameters:,} and {large.receptive_field}",
-        small.receptive_field == large.receptive_field and small.parameters < 0.6 * large.parameters,
+        f"64 channels: three 3x3 hold {small.parameters:,} and see {seen[0]} pixels, one 7x7 {large.parameters:,} and "
+        f"{seen[1]}",
+        seen[0] == seen[1] and small.parameters < 0.6 * large.parameters,
     )
     lab.effect(
         "many nonlinearities in a row make the model more expressive",
@@ -117,7 +115,8 @@ def experiment(lab: Lab) -> None:
 
 def draw(lab, curves, spent):
     """Draws test accuracies; a grown network starts where its shallow one has spent its share."""
-    with lab.figure("architectures", "Mean test accuracy; bands from seed to seed.", columns=3) as axes:
+    caption = "Mean test accuracy, bands from seed to seed. Right: small and large filters; slim AlexNets on 24 pixels."
+    with lab.figure("architectures", caption, columns=3) as axes:
         for panel, names, label in zip(axes[0], GROUPS, ("epoch", "epoch of VGG-19's cost", "epoch"), strict=True):
             for name, colour in zip(names, COLOURS, strict=False):
                 runs = curves[name]

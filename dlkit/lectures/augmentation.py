@@ -108,7 +108,7 @@ def draw(lab, accuracy, errors):
     """Draws one photograph under each kind, the learning curves, and the digits' errors."""
     photo = from_arrays(load_sample_image("flower.jpg")[None, 100:340, 200:440], [0])
     caption = "One photograph as it is shown in three epochs."
-    with lab.figure("kinds", caption, rows=lab.pick(1, 3), columns=6, size=(1.5, 1.6)) as axes:
+    with lab.figure("kinds", caption, rows=lab.pick(2, 3), columns=6, size=(1.5, 1.6)) as axes:
         for column, (kind, augment) in zip(axes.T, KINDS.items(), strict=True):
             for epoch, panel in enumerate(column):
                 panel.imshow(preview(photo, augment, index=0, epoch=epoch, preprocess=Preprocess(96)).image)
