@@ -12,8 +12,7 @@ from dlkit.export import _cases, _folders, _manifest, _options
 from dlkit.export._cases import Cases
 from dlkit.export._options import Options
 from dlkit.export._packages import check_packages
-from dlkit.export._process import Checker
-from dlkit.export._saved_model import Export
+from dlkit.export._saved_model import Export, publish
 from dlkit.export._signatures import Core, numbers
 
 RANGES = 200  # training images whose activations give the int8 ranges
@@ -62,7 +61,7 @@ def onnx(
     """
     check_packages("onnx")
     options = _options.checked(labels, directory, version, "fold", "float32", task, temperature, about, "onnx")
-    return _converted(model, preprocess, options, verify_on)
+    return publish(ConvertedExport, model, preprocess, options, verify_on)
 
 
 def openvino(
@@ -88,7 +87,7 @@ def openvino(
     """
     check_packages("openvino")
     options = _options.checked(labels, directory, version, "fold", "float32", task, temperature, about, "openvino")
-    return _converted(model, preprocess, options, verify_on)
+    return publish(ConvertedExport, model, preprocess, options, verify_on)
 
 
 def litert(
@@ -128,14 +127,7 @@ def litert(
             f"quantize={quantize!r} with samples={samples!r}; int8 needs samples, a Source of training images for the "
             "ranges of the activations, and float32 needs none"
         )
-    return _converted(model, preprocess, options, verify_on, samples)
-
-
-def _converted(model: Any, preprocess: Any, options: Options, verify_on: Any, samples: Any = None) -> Path:
-    _options.check_width(model, options)
-    shape = _options.input_shape(model, preprocess)
-    with Checker() as checker, _folders.writing(options.directory) as scratch:
-        return ConvertedExport(model, preprocess, shape, options, samples).write(verify_on, checker, scratch)
+    return publish(ConvertedExport, model, preprocess, options, verify_on, samples)
 
 
 class Answer:

@@ -84,10 +84,15 @@ def saved_model(
     options = _options.checked(
         labels, directory, version, optimize, precision, task, temperature, about, calibrate=calibrate
     )
+    return publish(Export, model, preprocess, options, verify_on)
+
+
+def publish(kind: "type[Export]", model: Any, preprocess: Any, options: Options, verify_on: Any, *more: Any) -> Path:
+    """Writes one checked version of `kind` into the folder of `options`, alone in it, and returns its path."""
     _options.check_width(model, options)
     shape = _options.input_shape(model, preprocess)
     with Checker() as checker, _folders.writing(options.directory) as scratch:
-        return Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
+        return kind(model, preprocess, shape, options, *more).write(verify_on, checker, scratch)
 
 
 class Export:
