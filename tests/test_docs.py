@@ -5,6 +5,7 @@ The README's own is in test_readme.py. `SETTINGS` makes what a page takes for gr
 
 import ast
 import doctest
+import inspect
 import json
 import re
 import textwrap
@@ -27,6 +28,7 @@ INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?: {4}[^\n]*\n|\n(?= {4}))+")
 SLOW = {
     "coming_from.md",
     "models.md",
+    "reports.md",
     "serving.md",
     "training.md",
     "tuning.md",
@@ -153,7 +155,13 @@ def after_training(names: dict[str, Any]) -> None:
     assert len(names["folds"].results) == 3
 
 
-AFTER = {"training.md": after_training, "coming_from.md": after_coming_from}
+def after_reports(names: dict[str, Any]) -> None:
+    for page in ("runs/wide/report.html", "runs/compare.html"):
+        assert "http://www.w3.org" in (text := Path(page).read_text(encoding="utf-8")) or "data:image" in text
+        assert not re.search(r"(src|href)=.https?:", text)
+
+
+AFTER = {"reports.md": after_reports, "training.md": after_training, "coming_from.md": after_coming_from}
 
 
 @pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow) if p in SLOW else p for p in WITH_CODE])
@@ -185,6 +193,17 @@ def test_the_reference_has_every_public_package_and_module():
     text = "".join(pages.values())
     for module in (*dlkit._PACKAGES, "data.augment", "train.schedules", "train.stopping", "train.losses", "tune.space"):
         assert f".. automodule:: dlkit.{module}\n" in text
+
+
+def test_every_command_and_option_in_the_pages_exists():
+    texts = [path.read_text(encoding="utf-8") for path in (*DOCS.rglob("*.md"), *ROOT.glob("*.md"))]
+    lines = [line for text in texts for line in re.findall(r"(?:^ {4}|`|&& )dlkit ([a-z][^`\n#]*)", text, re.MULTILINE)]
+    assert len(lines) > 50
+    for line in lines:
+        name, options = line.split()[0], re.findall(r"(?<!\S)--([a-z-]+)", line.split("   ")[0])
+        assert name in cli.COMMANDS, line
+        known = {p.replace("_", "-") for p in inspect.signature(cli.COMMANDS[name]).parameters} | {"help", "debug"}
+        assert {option.removeprefix("no-") for option in options} <= known, line
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
