@@ -185,7 +185,7 @@ class Stream:
         def part(inputs: Any, targets: Any) -> Any:
             return inputs[low : low + rows], tf.nest.map_structure(lambda value: value[low : low + rows], targets)
 
-        return samples.batch(batch, drop_remainder=True).map(part)
+        return samples.batch(batch, drop_remainder=True).map(draws.plain(part))
 
     def _by_block(self, batch: int, start_step: int, worker: int, rows: int, aligned: bool, options: Any) -> Any:
         def make(step: Any) -> Any:
@@ -194,7 +194,7 @@ class Stream:
             inputs.set_shape([rows, *self.preprocess.input_shape])
             return inputs, targets
 
-        return tf.data.Dataset.counter(start_step, dtype=tf.int64).map(make, **options)
+        return tf.data.Dataset.counter(start_step, dtype=tf.int64).map(draws.plain(make), **options)
 
     def _by_sample(self, batch: int, start_step: int, worker: int, rows: int, options: Any) -> Any:
         def begin(step: Any) -> Any:
@@ -220,13 +220,14 @@ class Stream:
         steps = tf.data.Dataset.counter(start_step, dtype=tf.int64)
         if self.sequential:
             records = self._records(start_step * batch).batch(batch, drop_remainder=True)
-            samples = tf.data.Dataset.zip(steps, records).map(begin_read, **options).unbatch()
+            samples = tf.data.Dataset.zip(steps, records).map(draws.plain(begin_read), **options).unbatch()
         else:
-            samples = steps.map(begin, **options).unbatch()
-        samples = samples.map(self.large if self.is_large else small, **options).batch(rows, drop_remainder=True)
+            samples = steps.map(draws.plain(begin), **options).unbatch()
+        samples = samples.map(draws.plain(self.large if self.is_large else small), **options)
+        samples = samples.batch(rows, drop_remainder=True)
         if not self.is_large:
-            samples = samples.map(small_batch, **options)
-        return tf.data.Dataset.zip(steps, samples).map(mix, **options) if self.chain.mixes else samples
+            samples = samples.map(draws.plain(small_batch), **options)
+        return tf.data.Dataset.zip(steps, samples).map(draws.plain(mix), **options) if self.chain.mixes else samples
 
     def _records(self, first: int) -> tf.data.Dataset:
         """Returns the shuffled records from counter `first` on."""

@@ -125,6 +125,11 @@ def permuted(seed: int, stream: str, position: Any, size: Any, *epoch: Any) -> A
     return _walked(_start(seed, stream, _ROUNDS), position, size, epoch)
 
 
+def plain(function: Any) -> Any:
+    """Returns a function for `Dataset.map` that is traced as it stands: converting Python takes a second and more."""
+    return tf.autograph.experimental.do_not_convert(function)
+
+
 def compiled(function: Any) -> Any:
     """Returns a function compiled by XLA for each shape that it is called with."""
     result = tf.function(function, jit_compile=True, autograph=False)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from dlkit._errors import InputError
 from dlkit.data._sequential import Sequential
 from dlkit.data._stream import Stream
+from dlkit.data.draws import plain
 from dlkit.data.preprocess import Standardize
 from dlkit.data.sources import Source
 
@@ -104,11 +105,11 @@ def eval_pipeline(source: Source, preprocess: Any, batch: int) -> tf.data.Datase
 
     if source.store.encoded:
         rows = source.in_order() if isinstance(source, Sequential) else tf.data.Dataset.range(count)
-        samples = rows.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        result = samples.batch(batch).map(finished, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        samples = rows.map(plain(one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        result = samples.batch(batch).map(plain(finished), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     else:
         starts = tf.data.Dataset.range(0, count, batch)
-        result = starts.map(whole, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        result = starts.map(plain(whole), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if isinstance(source, Sequential):
         result = result.apply(tf.data.experimental.assert_cardinality(-(-count // batch)))
     return result.prefetch(tf.data.AUTOTUNE)
