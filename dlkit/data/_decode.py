@@ -1,7 +1,9 @@
 """Encoded pictures to pixels, in pure TensorFlow: the same function for the pipeline and an exported graph."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dlkit.data._exif import apart, byte_values, number, orientation
@@ -186,6 +188,47 @@ def decode(content: Any, channels: int) -> Any:
         tf.errors.InvalidArgumentError: in the graph, for anything that is not such a picture, or one beyond
         `PIXEL_LIMIT`.
     """
+
+    def plain() -> Any:
+        return _with_alpha(tf.io.decode_png(content, channels=3), channels)
+
+    def other() -> Any:
+        return apart(lambda content: _any(content, channels))(content)
+
+    image = tf.cond(_is_plain_png(content), plain, other)
+    image.set_shape([None, None, 4 if channels == 4 else 3])
+    return grey(image) if channels == 1 else image
+
+
+def _is_plain_png(content: Any) -> Any:
+    """Returns whether this is a PNG of eight bits, grey or RGB, of at most 8192 x 8192, its pixels behind its header.
+
+    Then there is no palette, transparency or EXIF to look for, which takes four times as long as decoding 32 x 32.
+    """
+    head = tf.cast(tf.io.decode_raw(content, tf.uint8, fixed_length=len(_PLAIN_PNG)), tf.int32)
+    return tf.reduce_all(tf.gather(_PLAIN_PNG.reshape(-1), head + 256 * np.arange(len(_PLAIN_PNG), dtype=np.int32)))
+
+
+def _plain_png() -> np.ndarray:
+    """Returns which byte may stand at each place of such a file's head: bool (41, 256)."""
+    allowed = np.ones([41, 256], bool)
+
+    def only(start: int, *values: Sequence[int]) -> None:
+        for at, choice in enumerate(values, start):
+            allowed[at] = np.isin(np.arange(256), list(choice))
+
+    only(0, *([value] for value in b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"))
+    only(16, [0], [0], range(32), range(256), [0], [0], range(32), range(256))  # width, height
+    only(24, [8], [0, 2])  # bits, grey or RGB
+    only(37, *([value] for value in b"IDAT"))
+    return allowed
+
+
+_PLAIN_PNG = _plain_png()
+
+
+def _any(content: Any, channels: int) -> Any:
+    """Returns RGB, or RGBA for four channels, of any picture."""
     which = kind(content)
     content = within_limit(content, declared(content, which))
 
@@ -195,6 +238,4 @@ def decode(content: Any, channels: int) -> Any:
 
     others = (_png, _gif, _bmp, _webp, _other)
     branches = [jpeg, *((lambda other=other: apart(other)(content, channels)) for other in others)]
-    image = tf.switch_case(which, branches)
-    image.set_shape([None, None, 4 if channels == 4 else 3])
-    return grey(image) if channels == 1 else image
+    return tf.switch_case(which, branches)

@@ -159,11 +159,17 @@ class Preprocess:
             resized = tf.maximum(tf.floor(shape * ratio + 0.5), target)
             scale = resized / shape
             offset = -tf.floor((resized - target) / 2)
-        images = tf.raw_ops.ScaleAndTranslate(
-            images=images, size=[height, width], scale=scale, translation=offset,
-            kernel_type=_INTERPOLATIONS[self.interpolation], antialias=True,
-        )  # fmt: skip
-        return tf.cast(tf.clip_by_value(tf.floor(images + 0.5), 0.0, 255.0), tf.uint8)
+
+        def moved() -> Any:
+            values = tf.raw_ops.ScaleAndTranslate(
+                images=images, size=[height, width], scale=scale, translation=offset,
+                kernel_type=_INTERPOLATIONS[self.interpolation], antialias=True,
+            )  # fmt: skip
+            return tf.cast(tf.clip_by_value(tf.floor(values + 0.5), 0.0, 255.0), tf.uint8)
+
+        if self.resize is not None and self.resize != min(height, width):
+            return moved()
+        return tf.cond(tf.reduce_all(shape == target), lambda: images, moved)  # every kernel keeps whole pixels
 
     def decode(self, content: Any) -> Any:
         """Returns the picture in an encoded string, decoded and resized: uint8 (height, width, channels).

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -211,20 +212,18 @@ class Source:
             )
         if not self.store.encoded:
             raise InputError(f"{self!r} is in memory already")
-        self.check().refuse()
-        sizes = self.store.sizes(self.rows)
-        needed = sum(sizes) if kind == "encoded" else len(self) * int(np.prod(preprocess.input_shape))
+        shape = [] if preprocess is None else [len(self), *preprocess.input_shape]
+        needed = sum(self.store.sizes(self.rows)) if kind == "encoded" else math.prod(shape)
         if needed > budget * 2**30:
             raise InputError(f"caching {self!r} {kind} needs {needed / 2**30:.2f} GiB, the budget is {budget} GiB")
         store: Store
         if kind == "encoded":
+            self.check().refuse()
             store = Strings([self.store.content(int(row)) for row in self.rows], self.identities)
-        else:
-            rows = tf.data.Dataset.range(len(self))
-            decoded = rows.map(lambda i: preprocess.decode(self.one(i)), num_parallel_calls=tf.data.AUTOTUNE)
-            images = np.empty([len(self), *preprocess.input_shape], np.uint8)
-            for i, image in enumerate(decoded.as_numpy_iterator()):
-                images[i] = image
+        else:  # one reading for the check, the digests and the pictures
+            images = np.empty(shape, np.uint8)
+            self.__dict__["_report"] = check(self, preprocess=preprocess, images=images)
+            self.check().refuse()
             store = Arrays(images, self.identities)
         copy = dataclasses.replace(self, store=store, rows=np.arange(len(self), dtype=np.int64))
         copy.__dict__["_report"] = Report(self.name, len(self))
