@@ -28,7 +28,7 @@ def plane(model: keras.Model, inputs: Any, labels: Any, points: int, seed: int =
     https://arxiv.org/abs/1712.09913. Lecture 003 (M. Gushchin), "Examples of loss functions of neural networks".
     """
     kernels = [v for v in model.trainable_variables if len(v.shape) > 1]
-    middle, rng = [np.array(v) for v in kernels], np.random.default_rng(seed)
+    middle, rng = [v.numpy() for v in kernels], np.random.default_rng(seed)
 
     def direction() -> list[np.ndarray]:
         draws = [rng.normal(size=k.shape) for k in middle]
@@ -67,7 +67,7 @@ class Along:
     Calling it gives a dict:
 
         loss   the range of the loss over steps of 1/2, 1, 2 and 4 times the rate
-        angle  the largest angle between the gradient here and after one of these steps, degrees
+        angle  the angle between the gradient here and after one step, degrees
         shift  |G - G'| / |G|, where G is the gradient of the layer's kernel and G' the same after the layers before it
                took their step: the internal covariate shift
 
@@ -94,7 +94,7 @@ class Along:
         self._look = look
 
     def __call__(self) -> dict[str, float]:
-        kept, start = [np.array(v) for v in self.model.variables], [np.array(w) for w in self.weights]
+        kept, start = [v.numpy() for v in self.model.variables], [w.numpy() for w in self.weights]
         _, here = self._at(start)
         steps = [self._at([w - f * self.rate * g for w, g in zip(start, here, strict=True)]) for f in (0.5, 1, 2, 4)]
         moved = [w - self.rate * g for w, g in zip(start[: self.place], here, strict=False)] + start[self.place :]
@@ -104,7 +104,7 @@ class Along:
         found = [loss for loss, _ in steps]
         return {
             "loss": max(found) - min(found),
-            "angle": max(_angle(here, gradient) for _, gradient in steps),
+            "angle": _angle(here, steps[1][1]),
             "shift": float(np.linalg.norm(after - kernel) / np.linalg.norm(kernel)),
         }
 

@@ -98,7 +98,8 @@ def train(lab: Lab, name: str, rate: float, seed: int) -> tuple[list[float], lis
     model.compile(keras.optimizers.Adam(rate), losses.get("cross_entropy"))
     notes = keras.callbacks.LambdaCallback(on_train_begin=count, on_epoch_end=count)
     stream = train_pipeline(source, PREPROCESS, (), batch=64, seed=seed)
-    model.fit(stream, epochs=lab.pick(1, 20), steps_per_epoch=lab.pick(5, 22), callbacks=[notes], verbose=0)
+    size = lab.pick({"epochs": 1, "steps_per_epoch": 5}, {"epochs": 20, "steps_per_epoch": 22})
+    model.fit(stream, callbacks=[notes], verbose=0, shuffle=False, **size)
     return shares, [float(act.beta) for act in acts] if name == "swish" else []
 
 
@@ -115,8 +116,7 @@ def experiment(lab: Lab) -> None:
     betas = np.array([beta for _, beta in runs["swish", SLOW]])
     layers = ", ".join(f"layer {i}: {spread(column, digits=2)}" for i, column in enumerate(betas.T, 1))
     apart = np.ptp(betas.mean(0)) > 2 * (betas.std(0, ddof=1).max() if len(betas) > 1 else 0)
-    says = "beta is learnt: it leaves its start at 1, differently in each layer"
-    lab.effect(says, f"beta at rate {SLOW}: {layers}", apart)
+    lab.effect("beta is learnt: it leaves 1, differently in each layer", f"beta at rate {SLOW}: {layers}", apart)
     caption = "Dead units over training (mean of the seeds), and what beta Swish learns in each layer."
     with lab.figure("training", caption, 1, 2, size=(5.2, 3.6)) as axes:
         for (name, rate), found in runs.items():
