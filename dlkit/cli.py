@@ -18,7 +18,7 @@ Settings = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(m
 
 
 def quickstart(runs: str = "runs/quickstart", saved_models: str = "saved_models") -> None:
-    """Digits from data to a verified SavedModel: search, training, export, prediction. No network, about 3 minutes.
+    """Digits from data to a verified SavedModel: search, training, export, prediction. No network, about a minute.
 
     Example: dlkit quickstart
 

@@ -111,7 +111,8 @@ class Preprocess:
 
     def read(self, content: Any) -> Any:
         """Returns the picture in an encoded string at its own size: uint8 (H, W, channels). See `decode`."""
-        return _decode.decode(content, self.channels)
+        # a tensor: each Python string would be traced anew
+        return _decode.decode(tf.convert_to_tensor(content, tf.string), self.channels)
 
     def fit(self, images: Any) -> Any:
         """Returns uint8 pictures (..., H, W, C) resized (and cropped) to `input_shape`, rounded to uint8.
@@ -195,6 +196,7 @@ class Preprocess:
 
     def from_bytes(self, contents: Any) -> Any:
         """Returns the network's input from encoded pictures: string (B,) -> float32 (B, height, width, channels)."""
+        contents = tf.convert_to_tensor(contents, tf.string)
         images = tf.map_fn(self.decode, contents, fn_output_signature=tf.TensorSpec(self.input_shape, tf.uint8))
         return self.normalize(images)
 
