@@ -6,8 +6,9 @@
 
 `--folder FOLDER --stage write` exports only and keeps the files; `--stage measure` times what is there. Every round
 starts one fresh process per variant, in turns, which loads the export with its runtime alone and answers preprocessed
-tensors; the figures are medians over the rounds. "first answer" counts from the start of the process. Memory is the
-peak resident size of that process after batch 1.
+tensors; the figures are medians over the rounds. "first answer" counts from the start of the process, which imports
+TensorFlow without Keras (no export needs it); "with Keras" is the same where it is imported too, as `import tensorflow`
+does where Keras is installed. Memory is the peak resident size of the process after batch 1.
 
 Peers: `model.export()` is Keras' export of the same network; `keras.applications` that of the network of the same name
 with Keras' own layers, left out where there is none. ONNX Runtime, OpenVINO and LiteRT read dlkit's conversions, on two
@@ -109,7 +110,7 @@ def peak_kb():
     return int(status.split("VmHWM:")[1].split()[0])
 
 
-def loaded(path):
+def loaded(path, keras=True):
     """Returns a function from a batch to logits, with no more imports than the form needs."""
     form = {"model.onnx": "onnx", "model.xml": "openvino", "model.tflite": "litert"}
     found = next((form[name] for name in form if (path / name).is_file()), None)
@@ -119,6 +120,8 @@ def loaded(path):
         spec.loader.exec_module(module)
         runtime = module.Runtime(found, path, threads=os.cpu_count())
         return lambda x: runtime(x)["logits"]
+    if not keras:
+        sys.modules["keras"] = None  # TensorFlow then takes it for missing
     import tensorflow as tf
 
     model = tf.saved_model.load(str(path))
@@ -128,17 +131,19 @@ def loaded(path):
     return lambda x: model.serve(tf.constant(x)).numpy()
 
 
-def measure(path, side, started):
+def measure(path, side, started, keras):
     """Loads one export and prints its figures; runs in a process of its own."""
     import numpy as np
 
-    answer = loaded(Path(path))
+    answer = loaded(Path(path), keras)
     figures = {}
     for rows, repetitions in BATCHES.items():
         x = np.random.default_rng(0).normal(size=(rows, side, side, 3)).astype(np.float32)
         answer(x)
         if rows == 1:
             figures["first_answer_s"] = time.time() - started
+            if keras:
+                break
         times = []
         for _ in range(repetitions):
             before = time.perf_counter()
@@ -149,19 +154,25 @@ def measure(path, side, started):
     print(json.dumps(figures))
 
 
+def in_process(path, side, *more):
+    """Returns the figures of one export, measured in a fresh process."""
+    command = [sys.executable, __file__, "--measure", str(path), "--side", str(side), *more]
+    done = subprocess.run([*command, "--started", str(time.time())], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{path}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def timed(folder, side, rounds):
     """Returns the table with the medians of `rounds` interleaved rounds."""
     table = json.loads((folder / "table.json").read_text())
     found = {peer: [] for peer in table}
     for _ in range(rounds):
         for peer, rows in found.items():
-            command = [sys.executable, __file__, "--measure", str(folder / peer / "export"), "--side", str(side)]
-            done = subprocess.run(
-                [*command, "--started", str(time.time())], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise RuntimeError(f"{peer}: {done.stderr[-2000:]}")
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            rows.append(in_process(folder / peer / "export", side))
+            if not (folder / peer / "export" / "manifest.json").is_file() or "dlkit" in peer:
+                with_keras = in_process(folder / peer / "export", side, "--keras")
+                rows[-1]["first_answer_with_keras_s"] = with_keras["first_answer_s"]
     for peer, rows in found.items():
         table[peer] |= {key: statistics.median(row[key] for row in rows) for key in rows[0]}
     return table
@@ -169,11 +180,12 @@ def timed(folder, side, rounds):
 
 def show(table):
     bases = [peer for peer in ("model.export()", "keras.applications") if peer in table]
-    print(f"{'':24} export s    MB  first s  batch 1 ms  batch 32 ms  memory MB  times " + ", ".join(bases))
+    print(f"{'':24} export s    MB  first s  (Keras)  batch 1 ms  batch 32 ms  memory MB  times " + ", ".join(bases))
     for peer, row in table.items():
         ratios = [" ".join(f"{table[b][f'batch_{n}_ms'] / row[f'batch_{n}_ms']:.2f}" for n in BATCHES) for b in bases]
         print(
             f"{peer:24} {row['export_s']:8.1f} {row['megabytes']:5.0f} {row['first_answer_s']:8.2f} "
+            f"{row.get('first_answer_with_keras_s', 0):8.2f} "
             f"{row['batch_1_ms']:11.2f} {row['batch_32_ms']:12.1f} {row['memory_1_mb']:10.0f}  {', '.join(ratios)}"
         )
 
@@ -222,9 +234,10 @@ def main():
     parser.add_argument("--images", type=int, default=0, help="of test/, 0 takes all")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--keras", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        measure(given.measure, given.side, given.started)
+        measure(given.measure, given.side, given.started, given.keras)
         return
     if given.run:
         keep(f"accuracy of {Path(given.run).name}", {"table": accuracy(given.run, given.data, given.images)})

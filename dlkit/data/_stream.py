@@ -121,11 +121,14 @@ class Stream:
         index, epoch = self.place(first + tf.range(rows, dtype=tf.int64))
         u = self.draws(first, rows)
         if self.by_sample and self.is_large:
-            samples = [self.large(index[row], epoch[row], u[row]) for row in range(rows)]
+            large = tf.function(self.large, autograph=False)  # traced once for all rows
+            samples = [large(index[row], epoch[row], u[row]) for row in range(rows)]
             return tf.nest.map_structure(lambda *values: tf.stack(values), *samples)
         window = None
         if self.by_sample:
-            pictures, window = (tf.stack(part) for part in zip(*map(self.small, index, u), strict=True))
+            small = tf.function(self.small, autograph=False)
+            made = [small(index[row], u[row]) for row in range(rows)]
+            pictures, window = (tf.stack(part) for part in zip(*made, strict=True))
         else:
             pictures = self.source.take(index)
             if self.tabular:

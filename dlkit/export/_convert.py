@@ -14,6 +14,7 @@ import tensorflow as tf
 from dlkit import _files
 from dlkit._errors import InputError
 from dlkit.export import _folders
+from dlkit.export._slim import slimmed
 
 OPSET = 18
 
@@ -128,4 +129,4 @@ def to_litert(function: Any, folder: Path, quantize: str | None, ranges: Iterabl
                 f"LiteRT has no kernel for {', '.join(sorted(set(missing)))}; build the model without, or export "
                 "another form"
             ) from error
-    _files.write_bytes(folder / _folders.MODEL_FILES["litert"], content)
+    _files.write_bytes(folder / _folders.MODEL_FILES["litert"], slimmed(content))

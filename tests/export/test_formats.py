@@ -77,6 +77,27 @@ def test_eight_bits_take_a_quarter_and_keep_the_classes(convert, tiny, preproces
     assert rows["tensors logits"]["difference"] > 1e-3  # it is not the float32 file
     assert rows["accuracy on the labelled sample"]["ok"]
     assert verify(folder).ok
+    check_slimness((folder / "model.tflite").read_bytes())
+
+
+def check_slimness(content):
+    """No long names or ranges inside, equal vectors once, weights where a processor wants them."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content)
+    graph = model.Subgraphs(0)
+    outside = {*graph.InputsAsNumpy(), *graph.OutputsAsNumpy()}
+    inner = [graph.Tensors(i) for i in range(graph.TensorsLength()) if i not in outside]
+    assert all(tensor.Name().isdigit() and tensor.Quantization().MinLength() == 0 for tensor in inner)
+    buffers = [model.Buffers(i) for i in range(model.BuffersLength())]
+    starts = [buffer._tab.Vector(buffer._tab.Offset(4)) for buffer in buffers if buffer.DataLength()]
+    assert {start % 16 for start in starts} == {0}
+    values = {
+        model.Buffers(tensor.Buffer()).DataAsNumpy().tobytes()
+        for tensor in inner
+        if model.Buffers(tensor.Buffer()).DataLength()
+    }
+    assert len({*starts}) <= len(values) + 4  # and what the converter notes about itself
 
 
 @pytest.mark.slow
