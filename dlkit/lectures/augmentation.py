@@ -107,11 +107,12 @@ def experiment(lab: Lab) -> None:
 def draw(lab, accuracy, errors):
     """Draws one photograph under each kind, the learning curves, and the digits' errors."""
     photo = from_arrays(load_sample_image("flower.jpg")[None, 100:340, 200:440], [0])
-    caption = "One photograph as it is shown in three epochs."
-    with lab.figure("kinds", caption, rows=lab.pick(2, 3), columns=6, size=(1.5, 1.6)) as axes:
+    caption = "One photograph as it is shown in two epochs."
+    with lab.figure("kinds", caption, rows=2, columns=6, size=(1.2, 1.3)) as axes:
         for column, (kind, augment) in zip(axes.T, KINDS.items(), strict=True):
             for epoch, panel in enumerate(column):
-                panel.imshow(preview(photo, augment, index=0, epoch=epoch, preprocess=Preprocess(96)).image)
+                shown = preview(photo, augment, index=0, epoch=epoch, preprocess=Preprocess(48)).image
+                panel.imshow(shown, interpolation="nearest")
                 panel.set_axis_off()
             column[0].set_title(kind, fontsize=10)
     with lab.figure("augmentation", "Mean over the seeds (left), each seed (right).", columns=2) as axes:
