@@ -99,7 +99,7 @@ def test_train_chooses_model_size_and_recipe_and_says_why(here, capsys):
     out = capsys.readouterr().out
     assert "chosen: input 16x16x1" in out
     assert "chosen: resnet_cifar20" in out
-    assert "chosen: recipe few_images" in out
+    assert "chosen: recipe small_images" in out
     assert "chosen: batch 8" in out
     assert "next: dlkit predict chosen/photos/1 FILE" in out
     assert json.loads((here / "chosen/photos/1/verification.json").read_text())["ok"]

@@ -15,7 +15,6 @@ from dlkit.train.recipe import Recipe
 from dlkit.train.recipes import RECIPES
 
 SAMPLE = 64  # pictures that are looked at
-FEW = 2000  # training pictures below which the augmentation is strong and the passes are many
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0, pretr
             f"{model}: {'a small' if size <= 64 else 'the smallest ImageNet'} residual network for this size"
         )
     if chosen is None:
-        name = "finetune" if pretrained else "few_images" if len(source) < FEW else "small_images"
+        name = "finetune" if pretrained else "small_images"
         name = "digits" if source.name.startswith("digits") else name
         chosen = RECIPES[name]
         reasons.append(f"recipe {name}: {len(source)} training pictures{', trained weights' if pretrained else ''}")

@@ -1,17 +1,7 @@
 """Named recipes, each with its source and what it reaches; commands and results are in docs/training.md."""
 
 from dlkit._errors import unknown
-from dlkit.data.augment import (
-    Affine,
-    Color,
-    CutMix,
-    Flip,
-    MixUp,
-    RandAugment,
-    RandomCrop,
-    RandomResizedCrop,
-    TrivialAugment,
-)
+from dlkit.data.augment import Affine, Color, CutMix, Flip, MixUp, RandAugment, RandomCrop, RandomResizedCrop
 from dlkit.train.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -27,15 +17,6 @@ RECIPES: dict[str, Recipe] = {
             Affine(rotate=10, shift=0.1, scale=0.1),
             Color(brightness=0.2, contrast=0.2, saturation=0.2),
         ),
-    ),
-    # less than two thousand pictures: more passes, stronger augmentation, an average of the weights
-    "few_images": Recipe(
-        epochs=80,
-        batch=32,
-        peak_lr=0.05,
-        label_smoothing=0.1,
-        ema=0.99,
-        augment=(RandomResizedCrop(scale=(0.4, 1.0)), Flip(), TrivialAugment()),
     ),
     # K. Jordan, cifar10-airbench, 2024 (94 % in eight epochs of batch 2,000), for batches of 500: the same rate per
     # picture for biases, offsets and classifier, half the rate for orthogonalised kernels; nine epochs

@@ -13,7 +13,6 @@ from dlkit.train.optimizers import rate_factor
 MODELS = {
     "digits": ("resnet_cifar8", {"input_shape": (8, 8, 1)}),
     "small_images": ("resnet_cifar8", {}),
-    "few_images": ("resnet_cifar8", {}),
     "cifar_fast": ("cifar_fast", {"width": 0.125}),
     "resnet_cifar": ("resnet_cifar8", {}),
     "alexnet": ("alexnet", {"width": 0.05, "stem": "cifar", "input_shape": (32, 32, 3)}),
