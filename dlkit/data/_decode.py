@@ -1,5 +1,6 @@
 """Encoded pictures to pixels, in pure TensorFlow: the same function for the pipeline and an exported graph."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -192,10 +193,7 @@ def decode(content: Any, channels: int) -> Any:
     def plain() -> Any:
         return _with_alpha(tf.io.decode_png(content, channels=3), channels)
 
-    def other() -> Any:
-        return apart(lambda content: _any(content, channels))(content)
-
-    image = tf.cond(_is_plain_png(content), plain, other)
+    image = tf.cond(_is_plain_png(content), plain, lambda: _general(channels)(content))
     image.set_shape([None, None, 4 if channels == 4 else 3])
     return grey(image) if channels == 1 else image
 
@@ -225,6 +223,12 @@ def _plain_png() -> np.ndarray:
 
 
 _PLAIN_PNG = _plain_png()
+
+
+@functools.lru_cache
+def _general(channels: int) -> Any:
+    """Returns `_any` as one function, traced once: decoding is also called outside of graphs."""
+    return apart(lambda content: _any(content, channels))
 
 
 def _any(content: Any, channels: int) -> Any:

@@ -121,12 +121,12 @@ class Stream:
         index, epoch = self.place(first + tf.range(rows, dtype=tf.int64))
         u = self.draws(first, rows)
         if self.by_sample and self.is_large:
-            large = tf.function(self.large, autograph=False)  # traced once for all rows
+            large = _traced(self.large, rows)
             samples = [large(index[row], epoch[row], u[row]) for row in range(rows)]
             return tf.nest.map_structure(lambda *values: tf.stack(values), *samples)
         window = None
         if self.by_sample:
-            small = tf.function(self.small, autograph=False)
+            small = _traced(self.small, rows)
             made = [small(index[row], u[row]) for row in range(rows)]
             pictures, window = (tf.stack(part) for part in zip(*made, strict=True))
         else:
@@ -239,6 +239,15 @@ class Stream:
             return records
         repeated = records.flat_map(lambda record: tf.data.Dataset.from_tensors(record).repeat(self.repeats))
         return repeated.skip(first % self.repeats)
+
+
+def _traced(function: Any, calls: int) -> Any:
+    """Returns a function that is traced once for many calls."""
+    if calls == 1:
+        return function
+    result = tf.function(function, autograph=False)
+    result._omit_frequent_tracing_warning = True  # one for each block that is computed by hand
+    return result
 
 
 def _with_boxes(targets: Any, boxes: Any) -> Any:
