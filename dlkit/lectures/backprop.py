@@ -64,7 +64,7 @@ def problem(name: str, seed: int) -> tuple[Source, Source]:
 def separation(lab: Lab) -> None:
     recipe = Recipe(epochs=lab.pick(5, 100), batch=64, optimizer="adam", peak_lr=0.01, weight_decay=0.0)
     caption = "A linear classifier draws one straight line; two hidden layers bend round both classes (seed 0)."
-    with lab.figure("separation", caption, 2, 2, size=(4.2, 3.5)) as axes:
+    with lab.figure("separation", caption, 2, 2, size=(3.8, 3.2)) as axes:
         for row, name in enumerate(("moons", "spirals")):
             found: list[list[float]] = [[], []]
             for seed, column in [(seed, column) for seed in lab.seeds() for column in (0, 1)]:
@@ -85,7 +85,7 @@ def regions(axes: np.ndarray, model: keras.Model, standard: Standardize, test: S
     a, b = np.meshgrid(*(np.linspace(column.min(), column.max(), 120) for column in x.T))
     logits = model.predict(standard.from_rows(np.stack([a.ravel(), b.ravel()], 1)), verbose=0)
     axes[0].contourf(a, b, np.argmax(logits, 1).reshape(a.shape), levels=1, colors=COLOURS[:2], alpha=0.25)
-    axes[0].scatter(*x.T, 9, [COLOURS[label] for label in np.asarray(test.labels)])
+    axes[0].plot(*x[test.labels == 0].T, "o", *x[test.labels == 1].T, "^", ms=3)
 
 
 def constructed(width: int) -> float:
@@ -100,7 +100,7 @@ def trained(lab: Lab, units: tuple[int, ...], seed: int) -> float:
     """Returns max |f - network| where descent finds all weights, from random ones."""
     keras.utils.set_random_seed(seed)
     source, model = from_arrays(X, Y), mlp(units, classes=1, input_shape=(1,), activation="tanh", initializer="glorot")
-    recipe = Recipe("regression", lab.pick(3, 60), 64, "adam", 0.01, weight_decay=0.0, seed=seed)
+    recipe = Recipe("regression", lab.pick(3, 100), 64, "adam", 0.01, weight_decay=0.0, seed=seed)
     lab.train(model, recipe, source, None, standard := Standardize.of(source))
     return float(np.abs(model.predict(standard.from_rows(X), verbose=0) - Y).max())
 
