@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.patches import Rectangle
 from sklearn.datasets import load_digits, load_sample_images
+from sklearn.linear_model import Ridge
 
 from dlkit.data import Preprocess, from_arrays
 from dlkit.lectures import COLOURS, Lab, spread
@@ -50,49 +51,57 @@ def pictures(count, part, seed):
     return images, boxes
 
 
+def overlap(boxes, found):
+    """Returns the intersection over union, picture by picture."""
+    return 1 - np.asarray(losses.IoU(reduction=None)(boxes.astype("float32"), found.astype("float32")))
+
+
+def pixels(images):
+    """Returns every second pixel in each direction, as features of a linear model."""
+    return images[:, ::2, ::2].reshape(len(images), -1) / 255.0
+
+
+def linear(images, boxes):
+    """Returns the lecture's a(x) = w_0 + sum w_j x_j with the L2 penalty that suits a fifth held out best."""
+    x, cut = pixels(images), 4 * len(images) // 5
+    fits = [Ridge(penalty).fit(x[:cut], boxes[:cut]) for penalty in (10.0, 100.0, 1000.0, 10_000.0)]
+    return min(fits, key=lambda fit: np.mean((fit.predict(x[cut:]) - boxes[cut:]) ** 2))
+
+
 def experiment(lab: Lab) -> None:
-    """Trains a convolutional localizer and the lecture's linear model, and compares their boxes."""
+    """Trains a convolutional localizer and compares its boxes with those of the lecture's linear model."""
     preprocess = Preprocess(SIDE)
     train_pictures, train_boxes = pictures(lab.pick(200, 6000), "train", 0)
     images, boxes = pictures(lab.pick(100, 500), "test", 1)
     train, test = from_arrays(train_pictures, None, boxes=train_boxes), from_arrays(images, None, boxes=boxes)
     recipe = Recipe(task="box", epochs=lab.pick(2, 12), batch=50, optimizer="adam", peak_lr=1e-3, weight_decay=0.0)
 
-    def linear():
-        pixels = keras.Input((SIDE, SIDE, 3))
-        return keras.Model(pixels, keras.layers.Dense(4, dtype="float32")(keras.layers.Flatten()(pixels)))
-
-    def network():
-        return localizer(cnn(4, 1, filters=16, norm="batch", input_shape=(SIDE, SIDE, 3), include_top=False))
-
-    histories: dict = {}
-    last: dict = {}
-    for name, build, lr in (("linear", linear, 1e-4), ("convolutional", network, 1e-3)):
-        histories[name] = []
-        for seed in lab.seeds(3):
-            keras.utils.set_random_seed(seed)
-            model = build()
-            result = lab.train(model, Recipe(**{**recipe.to_dict(), "peak_lr": lr}), train, test, preprocess)
-            histories[name].append([row["val_iou"] for row in result.history])
-        last[name] = [run[-1] for run in histories[name]]
+    runs = []
+    for seed in lab.seeds(2):
+        keras.utils.set_random_seed(seed)
+        model = localizer(cnn(4, 1, filters=16, norm="batch", input_shape=(SIDE, SIDE, 3), include_top=False))
+        result = lab.train(model, recipe, train, test, preprocess)
+        runs.append([row["val_iou"] for row in result.history])
+    last = [run[-1] for run in runs]
     found = np.asarray(model(preprocess.from_images(images), training=False))
-    draw(lab, histories, images, boxes, found)
+    others = {
+        "linear model": overlap(boxes, linear(train_pictures, train_boxes).predict(pixels(images))).mean(),
+        "always the mean box": overlap(boxes, np.broadcast_to(train_boxes.mean(0), boxes.shape)).mean(),
+    }
+    draw(lab, runs, others, images, boxes, found)
 
     lecture = np.mean(np.sum((boxes - found) ** 2, axis=1))
     ours = float(losses.get("mse")(boxes.astype("float32"), found))
     lab.fact("the loss is the sum of four squared differences", f"mean of the sum {lecture:.6f}, four times the mean "
              f"squared error that trains here {4 * ours:.6f}", abs(lecture - 4 * ours) < 1e-5 * lecture)  # fmt: skip
-    usual = np.broadcast_to(train_boxes.mean(0), boxes.shape).astype("float32")
-    constant = 1 - float(losses.get("iou")(boxes.astype("float32"), usual))
-    start = [run[0] for run in histories["convolutional"]]
-    said = f"IoU on unseen pictures: {spread(last['convolutional'], digits=2)}"
+    said = f"IoU on unseen pictures: {spread(last, digits=2)}"
+    first, (line, constant) = spread([run[0] for run in runs], digits=2), others.values()
     lab.effect("the squared loss on four numbers teaches a network to find the object",
-               f"{said}, always the mean box {constant:.2f}, after the first epoch {spread(start, digits=2)}",
-               min(last["convolutional"]) > constant + 0.2)  # fmt: skip
-    lab.effect("a linear model of the pixels is too simple", f"{said}, linear {spread(last['linear'], digits=2)}",
-               np.mean(last["linear"]) < np.mean(last["convolutional"]) - 0.2)  # fmt: skip
+               f"{said}, after the first epoch {first}, always the mean box {constant:.2f}",
+               min(last) > constant + 0.2)  # fmt: skip
+    lab.effect("a linear model of the pixels is too simple", f"{said}, linear {line:.2f}", line < np.mean(last) - 0.2)
     scores = evaluate(model, test, preprocess=preprocess)
-    overlaps = 1 - np.asarray(losses.IoU(reduction=None)(boxes.astype("float32"), found))
+    overlaps = overlap(boxes, found)
     off = np.mean((boxes - found) ** 2, axis=1)
     order = np.corrcoef(off.argsort().argsort(), overlaps.argsort().argsort())[0, 1]
     lab.effect("the smaller the loss, the better the answer", f"last seed: mean squared error {scores['loss']:.4f}, "
@@ -100,14 +109,16 @@ def experiment(lab: Lab) -> None:
                f"correlation of a picture's loss and overlap {order:.2f}", order < -0.8)  # fmt: skip
 
 
-def draw(lab, histories, images, boxes, found):
+def draw(lab, runs, others, images, boxes, found):
     """Draws the overlap over training, and pictures with true and predicted boxes."""
     with lab.figure("iou", "Overlap of predicted and true boxes of unseen pictures, each seed.", size=(6, 3.6)) as axes:
-        for (name, runs), colour in zip(histories.items(), (COLOURS[1], COLOURS[0]), strict=True):
-            for run in runs:
-                axes[0, 0].plot(range(1, len(run) + 1), run, "o-", color=colour, label=name if run is runs[0] else None)
-        axes[0, 0].set(xlabel="epoch", ylabel="mean IoU", ylim=(0, 1))
-        axes[0, 0].legend()
+        panel = axes[0, 0]
+        for run in runs:
+            panel.plot(range(1, len(run) + 1), run, "o-", color=COLOURS[0], label="network" if run is runs[0] else None)
+        for (name, value), colour in zip(others.items(), COLOURS[1:], strict=False):
+            panel.axhline(value, color=colour, linestyle="--", label=name)
+        panel.set(xlabel="epoch", ylabel="mean IoU", ylim=(0, 1))
+        panel.legend()
     with lab.figure("boxes", "True boxes (white) and predicted ones (orange, dashed) on unseen pictures, not chosen.",
                     rows=2, columns=6, size=(1.6, 1.6)) as axes:  # fmt: skip
         for panel, image, true, guess in zip(axes.flat, images, boxes, found, strict=False):
