@@ -108,8 +108,8 @@ def draw(lab, accuracy, errors):
     """Draws one photograph under each kind, the learning curves, and the digits' errors."""
     photo = from_arrays(load_sample_image("flower.jpg")[None, 100:340, 200:440], [0])
     caption = "One photograph as it is shown in two epochs."
-    with lab.figure("kinds", caption, rows=2, columns=6, size=(1.2, 1.3)) as axes:
-        for column, (kind, augment) in zip(axes.T, KINDS.items(), strict=True):
+    with lab.figure("kinds", caption, rows=2, columns=lab.pick(4, 6), size=(1.2, 1.3)) as axes:
+        for column, (kind, augment) in zip(axes.T, KINDS.items(), strict=False):
             for epoch, panel in enumerate(column):
                 shown = preview(photo, augment, index=0, epoch=epoch, preprocess=Preprocess(48)).image
                 panel.imshow(shown, interpolation="nearest")
