@@ -104,10 +104,7 @@ _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
 
 
 def _source(app, name: str, text: list[str]) -> None:
-    """Reads a page that lives outside of docs/, mends links that lead out of it, leaves out pages not written yet."""
-    if name == "index":  # the gallery is written by a command
-        there = [p for p in text[0].split("\n") if p != "lectures" or Path(app.srcdir, "lectures.md").exists()]
-        text[0] = "\n".join(there)
+    """Reads a page that lives outside of docs/ and mends links that lead out of it."""
     root = Path(app.srcdir).parent
     home = (Path(app.srcdir) / name).parent
     if name in _FROM_THE_ROOT:
@@ -120,8 +117,6 @@ def _source(app, name: str, text: list[str]) -> None:
 
     def mended(link: re.Match[str]) -> str:
         file = (home / link[1]).resolve()
-        if file == Path(app.srcdir, "lectures.md").resolve() and not file.exists():
-            return "]"
         path = os.path.relpath(pages.get(file, file), (Path(app.srcdir) / name).parent)
         return f"]({path}{link[2] or ''})"
 

@@ -28,7 +28,7 @@ SMALL: dict = {"classes": 10, "stem": "cifar", "dropout": 0.0}  # runs are too s
 def nets(lab, size):
     """Returns name -> builder; slim copies of about 10 million multiply-adds for each picture of 32 pixels."""
     shape: dict = {"input_shape": (size, size, 3)}
-    deep, depth = lab.pick(("B", 8), ("E", 20))
+    deep, depth = lab.pick(("B", 8), ("E", 20))  # a quick run, never judged, has smaller ones under the same names
     three: dict = {"filters": 16, "head": "average", "norm": "batch", **shape}
     return {
         "AlexNet, 1 column": lambda: alexnet(1, width=0.225, **SMALL, **shape),
