@@ -71,8 +71,10 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0, pretr
         chosen = RECIPES[name]
         reasons.append(f"recipe {name}: {len(source)} training pictures{', trained weights' if pretrained else ''}")
     if chosen.batch * 8 > len(source):
-        chosen = dataclasses.replace(chosen, batch=max(8, 2 ** int(np.log2(max(1, len(source) // 8)))))
-        reasons.append(f"batch {chosen.batch}: at least eight steps per epoch")
+        batch = max(8, 2 ** int(np.log2(max(1, len(source) // 8))))
+        # the rate goes with the batch: Goyal et al. 2017, section 2.1
+        chosen = dataclasses.replace(chosen, batch=batch, peak_lr=chosen.peak_lr * batch / chosen.batch)
+        reasons.append(f"batch {batch}, learning rate {chosen.peak_lr:g}: at least eight steps per epoch")
     return Plan(model, Preprocess(size, channels=channels), chosen, tuple(reasons))
 
 
