@@ -15,7 +15,9 @@ from packaging.requirements import Requirement
 
 import dlkit
 from dlkit._commands import facts, say
+from dlkit._errors import InputError
 from dlkit.train.precision import Machine, has_bfloat16
+from dlkit.train.tasks import check_backend
 
 _FOR = {  # what an extra is for
     "onnx": "export to ONNX", "openvino": "export to OpenVINO", "litert": "export to LiteRT", "serve": "dlkit serve",
@@ -43,11 +45,10 @@ def examine() -> dict[str, Any]:
     """Returns versions, machine, extras (installed, or the command that installs them) and problems."""
     needed, extras = _requirements()
     problems = [f"{text}: pip install {text!r}" for text in needed if not _met(Requirement(text))]
-    if keras.backend.backend() != "tensorflow":
-        problems.append(
-            f"Keras runs on {keras.backend.backend()}: layers and models work there, training and export need "
-            "KERAS_BACKEND=tensorflow"
-        )
+    try:
+        check_backend()
+    except InputError as error:
+        problems.append(str(error))
     names = dict.fromkeys(Requirement(text).name for text in needed)
     return {
         "versions": {"python": platform.python_version(), "dlkit": dlkit.__version__}

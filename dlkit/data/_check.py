@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from dlkit._errors import InputError
 from dlkit.data import _decode
+from dlkit.data.draws import plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def progress_bar(source: Any, show: bool) -> Iterator[Callable[[int], None]]:
 
 
 def _readable(source: Any, progress: bool, preprocess: Any, images: Any) -> np.ndarray:
-    @tf.autograph.experimental.do_not_convert  # nothing here needs it, and converting takes seconds
+    @plain
     def attempt(index: Any) -> Any:
         content = source.one(index)
         if images is None:  # a value that only the decoder can make: an unused picture would not be decoded

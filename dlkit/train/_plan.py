@@ -12,7 +12,6 @@ from dlkit._errors import InputError
 from dlkit.data import Preprocess
 from dlkit.train import recipes
 from dlkit.train.recipe import Recipe
-from dlkit.train.recipes import RECIPES
 
 SAMPLE = 64  # pictures that are looked at
 
@@ -68,7 +67,7 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0, pretr
     if chosen is None:
         name = "finetune" if pretrained else "small_images"
         name = "digits" if source.name.startswith("digits") else name
-        chosen = RECIPES[name]
+        chosen = recipes.RECIPES[name]
         reasons.append(f"recipe {name}: {len(source)} training pictures{', trained weights' if pretrained else ''}")
     if chosen.batch * 8 > len(source):
         batch = max(8, 2 ** int(np.log2(max(1, len(source) // 8))))

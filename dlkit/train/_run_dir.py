@@ -74,12 +74,15 @@ def locked(folder: Path, doing: str = "training") -> Iterator[None]:
     """Holds `folder` for one process; one that was made for it and stayed empty is removed again."""
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            yield
-    except filelock.Timeout:
+        lock.acquire()
+    except filelock.Timeout:  # the file is the other's: it stays
         raise InputError(f"another process is {doing} in {folder}; choose another folder or wait") from None
+    try:
+        yield
     finally:
+        lock.release()
         (folder / ".lock").unlink(missing_ok=True)
         if not existed and not any(folder.iterdir()):
             folder.rmdir()

@@ -332,8 +332,10 @@ def test_another_process_in_the_same_directory_is_refused(tmp_path):
 
     directory = tmp_path / "s"
     directory.mkdir()
-    with filelock.FileLock(directory / ".lock"), pytest.raises(InputError, match="another process is searching"):
-        run(directory)
+    with filelock.FileLock(directory / ".lock"):
+        with pytest.raises(InputError, match="another process is searching"):
+            run(directory)
+        assert (directory / ".lock").exists()  # whoever is refused leaves the other's lock
 
 
 def test_a_changed_space_is_refused_with_the_difference(tmp_path):
