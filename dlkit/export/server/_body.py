@@ -103,7 +103,7 @@ def protocol(options: Options) -> type:
     """Returns uvicorn's HTTP protocol with a limit on the time and size of a request's head, and on slow readers."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-    class Patient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    class Patient(AutoHTTPProtocol):
         """Closes connections whose head does not arrive in time, or that do not take their answer."""
 
         _clock: asyncio.TimerHandle | None = None

@@ -94,7 +94,7 @@ def _server(application: Any, options: Options) -> Any:
             await super().startup(sockets)
             self.when_ready()
 
-        def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        def capture_signals(self) -> contextlib.AbstractContextManager[None]:
             return contextlib.nullcontext()
 
     config = uvicorn.Config(
