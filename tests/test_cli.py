@@ -56,7 +56,6 @@ def work(tmp_path_factory):
 @pytest.fixture
 def here(work, monkeypatch):
     monkeypatch.chdir(work)
-    monkeypatch.setenv("COLUMNS", "200")
     return work
 
 

@@ -12,7 +12,6 @@ SETTINGS = ["--set", "epochs=1", "--set", "batch=64", "--size", "8"]
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
 
 
