@@ -11,7 +11,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _PACKAGES = (
     "layers", "initializers", "models", "data", "train", "tune", "export", "report", "testing", "lectures",

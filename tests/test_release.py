@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[1]
 def test_the_citation_is_complete_and_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors", "version", "license"} <= set(citation)
-    assert dlkit.__version__.split(".dev")[0] == citation["version"]
+    assert dlkit.__version__ == citation["version"]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{dlkit.__version__}] - {citation['date-released']}" in changes
     assert citation["license"] == "Apache-2.0"
 
 
