@@ -116,6 +116,7 @@ def tune(
     """Search learning rate, weight decay, smoothing and width of MODEL on DATA, or --space; a killed search continues.
 
     Example: dlkit tune resnet_cifar8 digits --epochs-budget 40 --set epochs=9
+
     Example: dlkit tune resnet_cifar20 photos/ --space optimizer,augmentation --workers 2 --export photos
 
     Args:
@@ -258,6 +259,7 @@ def report(
     """Draw the page of a run or of a search, or one page that compares several runs.
 
     Example: dlkit report runs/photos-resnet_cifar20 --data photos/
+
     Example: dlkit report runs/a runs/b
 
     Args:
@@ -312,6 +314,7 @@ def lectures(
     """List the lectures' experiments, run one, or write the page of all results.
 
     Example: dlkit lectures
+
     Example: dlkit lectures run descent --quick
 
     Args:
