@@ -32,7 +32,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 RUNTIMES = Path(__file__).parents[1] / "dlkit" / "export" / "_runtimes.py"
 PEERS = {"resnet50": "ResNet50", "vgg16": "VGG16"}
-BATCHES = {1: 15, 32: 3}  # rows: repetitions
+BATCHES = {1: 15, 16: 5, 32: 3}  # rows: repetitions
 SAVED_MODELS = {
     "dlkit None": {"optimize": None},
     "dlkit fold": {"optimize": "fold"},
@@ -180,13 +180,14 @@ def timed(folder, side, rounds):
 
 def show(table):
     bases = [peer for peer in ("model.export()", "keras.applications") if peer in table]
-    print(f"{'':24} export s    MB  first s  (Keras)  batch 1 ms  batch 32 ms  memory MB  times " + ", ".join(bases))
+    print(f"{'':24} export s    MB  first s  (Keras)   1, 16, 32 rows, ms   memory MB  times " + ", ".join(bases))
     for peer, row in table.items():
         ratios = [" ".join(f"{table[b][f'batch_{n}_ms'] / row[f'batch_{n}_ms']:.2f}" for n in BATCHES) for b in bases]
+        times = " ".join(f"{row[f'batch_{n}_ms']:7.1f}" for n in BATCHES)
         print(
             f"{peer:24} {row['export_s']:8.1f} {row['megabytes']:5.0f} {row['first_answer_s']:8.2f} "
             f"{row.get('first_answer_with_keras_s', 0):8.2f} "
-            f"{row['batch_1_ms']:11.2f} {row['batch_32_ms']:12.1f} {row['memory_1_mb']:10.0f}  {', '.join(ratios)}"
+            f"{times} {row['memory_1_mb']:10.0f}  {', '.join(ratios)}"
         )
 
 
