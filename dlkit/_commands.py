@@ -1,7 +1,6 @@
 """What the commands do once the frameworks are loaded: find the data, call the package, show the answer."""
 
 import contextlib
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def train(
     network = builder(plan, part, seed)()
     if weights:
         say(str(dlkit.models.load_weights(network, weights, adapt=True)))
-    folder = Path(run_dir or f"runs/{Path(data).name}-{plan.model}")
+    folder = Path(run_dir or f"runs/{Path(data).resolve().name}-{plan.model}")
     say(f"training {plan.model} on {len(part)} pictures, validating on {len(validation)}; run in {folder}")
     result = dlkit.train.fit(network, plan.recipe, part, validation, preprocess=plan.preprocess, run_dir=folder)
     if result.stopped:
@@ -118,11 +117,13 @@ def export(
         raise InputError("--calibrate goes with --format saved_model")
     held = dlkit.train.load_run(run)
     train, test = load(data) if data else (None, None)
+    if train is not None and test is None:
+        train, test = divide(train, None, held.recipe.seed)
     given: dict[str, Any] = {"version": version or None, "task": held.recipe.task, "about": _about(run, held)}
-    given["verify_on"] = test if test is not None else train
+    given["verify_on"] = test
     if format == "saved_model":
         given |= {"optimize": None if optimize == "none" else optimize, "precision": precision}
-        given["calibrate"] = given["verify_on"] if calibrate else None
+        given["calibrate"] = test if calibrate else None
     elif format == "litert" and precision == "int8":
         given |= {"quantize": "int8", "samples": train}
     elif precision != "float32":
@@ -136,12 +137,12 @@ def export(
 
 
 def _about(run: str, held: Any) -> dict[str, Any]:
-    """Returns what the model card says of the run: recipe, data and the metrics of the last epoch."""
+    """Returns what the model card says of the run: recipe, data and the metrics of the saved model."""
     about = {"recipe": held.recipe.to_dict(), "run": str(run)}
     with contextlib.suppress(OSError, ValueError, KeyError):
         about["data"] = json.loads(Path(run, "recipe.json").read_text())["data"]
-    with contextlib.suppress(OSError, IndexError), Path(run, "history.csv").open() as file:
-        about["metrics"] = list(csv.DictReader(file))[-1]
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        about["metrics"] = json.loads(Path(run, "summary.json").read_text())["final"]
     return about
 
 
@@ -177,6 +178,8 @@ def models(as_json: bool) -> None:
 
 def describe(model: str, side: int, channels: int, classes: int, as_json: bool) -> None:
     keywords: dict[str, Any] = {"classes": classes}
+    if channels != 3 and not side:
+        raise InputError(f"--channels {channels} goes with --input SIDE, for example --input 32")
     if side:
         keywords["input_shape"] = (side, side, channels)
     description = dlkit.models.describe(dlkit.models.create(model, **keywords))

@@ -39,7 +39,7 @@ def tune(
     if dry_run:
         console.print(preview(varied, plan.recipe, epochs_budget=budget, oracle=oracle, seed=seed))
         return
-    folder = Path(directory or f"runs/tune-{Path(data).name}-{plan.model}")
+    folder = Path(directory or f"runs/tune-{Path(data).resolve().name}-{plan.model}")
     decoded = [_decoded(source, plan.preprocess) for source in (part, validation)]
     found = dlkit.tune.search(
         _commands.builder(plan, part), varied, plan.recipe, *decoded, preprocess=plan.preprocess, oracle=oracle,
@@ -52,7 +52,7 @@ def tune(
     if export:
         _export(plan, best, source, held_out, folder / f"retrained_{best.id}", Path(saved_models, export), seed)
     else:
-        say(f"next: dlkit export {best.run_dir} --name {Path(data).name}")
+        say(f"next: dlkit export {best.run_dir} --name {Path(data).resolve().name}")
 
 
 def _family(model: str) -> str:
@@ -85,13 +85,22 @@ def _text(value: Any) -> str:
     return "" if value is None else _commands.number(value)
 
 
+def _without_validation(recipe: Any) -> Any:
+    """Returns the recipe without what watches a validation part: all the data train, held-out data choose nothing."""
+    stop = tuple(rule for rule in recipe.stop if not getattr(rule, "metric", "").startswith("val_"))
+    plateau = recipe.plateau
+    if plateau is not None and plateau.metric.startswith("val_"):
+        plateau = replace(plateau, metric="")  # the training loss
+    return replace(recipe, stop=stop, plateau=plateau)
+
+
 def _export(plan: Any, best: Any, source: Any, held_out: Any, run: Path, directory: Path, seed: int) -> None:
     """Trains the best configuration on all the data that was not held out, and exports it."""
-    recipe = replace(best.recipe, epochs=plan.recipe.epochs)
+    recipe = _without_validation(replace(best.recipe, epochs=plan.recipe.epochs))
     say(f"retraining trial {best.id}'s configuration on all {len(source)} pictures for {recipe.epochs} epochs")
     keras.utils.set_random_seed(seed)
     model = _commands.builder(plan, source)(**best.model)
-    dlkit.train.fit(model, recipe, source, held_out, preprocess=plan.preprocess, run_dir=run)
+    dlkit.train.fit(model, recipe, source, preprocess=plan.preprocess, run_dir=run)
     if held_out is not None:
         metrics = dlkit.train.evaluate(model, held_out, preprocess=plan.preprocess)
         say("held-out data: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))

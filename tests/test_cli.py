@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dlkit._commands import divide
 from dlkit.cli import COMMANDS, main
-from dlkit.data import load
+from dlkit.data import from_folder, load
 
 
 def pictures(folder, classes, each):
@@ -47,7 +48,7 @@ def work(tmp_path_factory):
                 "--no-export",
             ]
         )
-        main(["export", "runs/photos-resnet_cifar8", "--name", "photos"])
+        main(["export", "runs/photos-resnet_cifar8", "--name", "photos", "--data", "photos", "--calibrate"])
     finally:
         os.chdir(before)
     return folder
@@ -71,6 +72,12 @@ def test_train_and_export_leave_a_run_and_a_version(here):
         "5",
         "7",
     ]
+
+
+def test_an_export_is_checked_and_calibrated_on_the_part_that_training_did_not_see(here):
+    held_out = divide(from_folder(here / "photos"), None, 0)[1]
+    manifest = json.loads((here / "saved_models/photos/1/manifest.json").read_text())
+    assert manifest["calibration"]["samples"] == len(held_out) < 90
 
 
 def test_predict_names_a_class_for_every_file(here, capsys):
@@ -193,6 +200,7 @@ WRONG = {
     "an unknown action": (["data", "clean", "photos"], "knows: check"),
     "no run to report": (["report"], "takes a run directory"),
     "a report of no run": (["report", "photos"], "recipe.json is missing"),
+    "channels without a side": (["describe", "resnet18", "--channels", "1"], "goes with --input SIDE"),
     "a report on other classes": (["report", "runs/photos-resnet_cifar8", "--data", "other"], "has 2 classes"),
     "a comparison with data": (["report", "a", "b", "--data", "photos"], "goes with one run"),
     "a run twice": (["report", "runs/photos-resnet_cifar8", "runs/photos-resnet_cifar8"], "the same run twice"),

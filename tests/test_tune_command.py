@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dlkit._tune import _without_validation
 from dlkit.cli import main
+from dlkit.train import Recipe
+from dlkit.train.stopping import Patience, Plateau, TimeBudget
 
 SETTINGS = ["--set", "epochs=1", "--set", "batch=64", "--size", "8"]
 
@@ -30,6 +33,14 @@ def test_an_unknown_space_is_refused(here, capsys):
     with pytest.raises(SystemExit):
         main(["tune", "mlp", "digits", "--space", "optimiser", *SETTINGS])
     assert "did you mean 'optimizer'" in capsys.readouterr().err
+
+
+def test_the_retraining_on_all_data_watches_no_validation_part():
+    recipe = Recipe(stop=(Patience(patience=3), TimeBudget(9.0)), plateau=Plateau(metric="val_loss", patience=2))
+    kept = _without_validation(recipe)
+    assert kept.stop == (TimeBudget(9.0),)
+    assert kept.plateau == Plateau(metric="", patience=2)
+    assert _without_validation(kept) == kept
 
 
 @pytest.mark.slow

@@ -41,9 +41,11 @@ def test_the_model_card_gets_recipe_data_and_metrics_of_the_run(tmp_path):
     held = SimpleNamespace(recipe=Recipe())
     data = {"name": "photos", "items": 3, "fingerprint": "abc"}
     (tmp_path / "recipe.json").write_text(json.dumps({"data": data}))
-    (tmp_path / "history.csv").write_text("epoch,val_accuracy\n1,0.5\n2,0.75\n")
+    (tmp_path / "summary.json").write_text(
+        json.dumps({"best": {"epoch": 1}, "final": {"epoch": 2, "val_accuracy": 0.75}})
+    )
     about = _commands._about(str(tmp_path), held)
     assert about["recipe"] == Recipe().to_dict()
     assert about["data"] == data
-    assert about["metrics"] == {"epoch": "2", "val_accuracy": "0.75"}
+    assert about["metrics"] == {"epoch": 2, "val_accuracy": 0.75}
     assert _commands._about(str(tmp_path / "nothing"), held).keys() == {"recipe", "run"}
