@@ -1,8 +1,10 @@
 """The chief of a search: gives trials out, takes their results, and knows what to do when a worker is lost."""
 
+import contextlib
 import math
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ class Chief:
 
     def create_trial(self, tuner_id: str) -> Any:
         """Gives out a trial: RUNNING with values, IDLE while others may still need this worker, or STOPPED."""
-        with self.lock:
+        with self.lock, self._failing():
             waiting = self.oracle.ongoing_trials
             if self.error is not None or self.finished:
                 return _answer("STOPPED")
@@ -86,10 +88,8 @@ class Chief:
         with self.lock:
             if trial.trial_id not in self.ongoing.values():
                 return  # the second answer to a trial that was given out twice
-            try:
+            with contextlib.suppress(Exception), self._failing():
                 self._take(trial.trial_id, trial.status)
-            except Exception as error:  # told to whoever waits for the search
-                self.error = self.error or error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.oracle, name)  # the rest of the protocol: spaces, best trials, metrics
@@ -177,6 +177,15 @@ class Chief:
             trial.hyperparameters.values = dict(record["values"])
             self.oracle._record_values(trial)
         self._started[trial_id] = order
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Keeps an error of the chief itself, a full disk for example, for whoever waits for the search."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+            raise
 
     def _take(self, trial_id: str, status: str) -> None:
         folder = _records.trial_folder(self.directory, trial_id)

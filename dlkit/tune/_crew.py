@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -78,6 +79,7 @@ class Crew:
 
         Raises:
             RuntimeError: workers cannot start; the message holds what they wrote.
+            OSError: a worker found the disk full.
         """
         found = [(name, status) for name, status in self._nursery.ended() if name in self._running]
         if not self._nursery.alive:
@@ -86,6 +88,10 @@ class Crew:
             lived = time.monotonic() - self._running.pop(name)
             if status == _worker.UNREADABLE:
                 raise RuntimeError(f"a worker could not read the functions or the data:\n{self.said(name)}")
+            if status == _worker.NO_SPACE:
+                raise OSError(
+                    errno.ENOSPC, "the disk is full; make room and call again: the search continues", str(self._logs)
+                )
             self._early[name] = self._early.get(name, 0) + 1 if status == 1 and lived < 10 else 0
             if self._early[name] >= 3:
                 raise RuntimeError(f"workers end as soon as they start:\n{self.said(name)}")

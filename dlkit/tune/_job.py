@@ -148,6 +148,9 @@ def _shared(source: Any, directory: Path, stores: dict[int, Any]) -> Any:
 def _save(path: Path, values: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        np.save(file, values, allow_pickle=False)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            np.save(file, values, allow_pickle=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

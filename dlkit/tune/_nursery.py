@@ -5,6 +5,7 @@ standard input ends; it then ends its workers and itself. Forking is safe becaus
 gRPC channel was made in it. Where there is no safe fork (not on Linux) every worker imports anew.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -94,10 +95,12 @@ def work(order: dict[str, Any]) -> None:
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
         status = _worker.main(order["job"], order["digest"], tuple(order["address"]), order["start"])
     except BaseException:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(status)
 
 

@@ -89,6 +89,7 @@ def search(
     Raises:
         InputError: the folder holds another search, or a name is unknown.
         RuntimeError: every trial fails with the same error, which the message holds.
+        OSError: the disk is full; the same call continues the search when there is room.
 
     Example: see README.md, `examples/tune_digits.py` and docs/tuning.md (several machines).
     """

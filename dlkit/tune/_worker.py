@@ -1,6 +1,7 @@
 """The worker of a search: asks the chief for trials, runs them, and ends before it has grown."""
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -17,10 +18,11 @@ import tensorflow as tf
 from dlkit.train import DivergedError
 from dlkit.tune import _job, _records, _trial
 
-FINISHED, RECYCLED, UNREADABLE, INTERRUPTED = 0, 10, 11, 12  # exit statuses of a worker process
+FINISHED, RECYCLED, UNREADABLE, INTERRUPTED, NO_SPACE = 0, 10, 11, 12, 13  # exit statuses of a worker process
 GROWTH_MIB = 40  # a worker whose memory has grown by this since its first trial makes room for a fresh one
 BEAT = 2.0  # seconds between two signs of life
 LOST_CHIEF = 120  # seconds after which a worker gives up a chief that does not answer
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(job_path: str, digest: str, address: tuple[str, int], tuner_id: str) -> int:
@@ -43,6 +45,11 @@ def main(job_path: str, digest: str, address: tuple[str, int], tuner_id: str) ->
         return FINISHED if loop(oracle_client.OracleClient(None), job, tuner_id) else RECYCLED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        traceback.print_exc()
+        return NO_SPACE
 
 
 def loop(client: Any, job: _job.Job, tuner_id: str, own_process: bool = True) -> bool:
@@ -80,7 +87,7 @@ def resident_mib() -> float:
 
 
 def _attempt(job: _job.Job, trial_id: str, folder: Path) -> dict[str, Any]:
-    """Runs a trial; whatever goes wrong becomes a result that says so."""
+    """Runs a trial; whatever goes wrong becomes a result that says so, except a full disk: that is not the trial's."""
     began = time.monotonic()
     started = _records.read(folder, "started")
     try:
@@ -92,7 +99,9 @@ def _attempt(job: _job.Job, trial_id: str, folder: Path) -> dict[str, Any]:
         result = {"status": "INFEASIBLE", "message": str(error)}
     except (DivergedError, FloatingPointError) as error:
         result = {"status": "FAILED", "kind": "diverged", "message": f"{type(error).__name__}: {error}"}
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         result = {"status": "FAILED", "kind": "error", "message": traceback.format_exc()}
     return result | {"seconds": round(time.monotonic() - began, 2)}
 

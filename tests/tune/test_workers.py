@@ -1,5 +1,6 @@
 """Trials in worker processes: the same answers, faults that do not end the search, kills that lose nothing."""
 
+import errno
 import json
 import os
 import signal
@@ -30,6 +31,11 @@ def here(tmp_path_factory):
 
 def test_a_worker_process_gives_the_bits_of_this_process(here, tmp_path):
     assert answers(run(tmp_path / "s")) == here
+
+
+def statuses(directory):
+    """Of the ended trials of a search."""
+    return [kinds["ended"]["status"] for kinds in _records.read_all(directory).values() if "ended" in kinds]
 
 
 def grid(*names):
@@ -80,6 +86,37 @@ def test_a_hanging_trial_fails_when_its_time_is_up_and_says_where_it_was(tmp_pat
     assert held["fine"][0] == "COMPLETED"
     assert held["hang"][0] == "FAILED"
     assert "time.sleep(1000)" in held["hang"][1]
+
+
+def test_a_full_disk_ends_the_search_and_fails_no_trial(here, tmp_path):
+    built = []
+
+    def full(units):
+        built.append(units)
+        if len(built) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return build(units)
+
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path / "s", workers=0, build=full)
+    assert statuses(tmp_path / "s") == ["COMPLETED"] * 2
+    assert answers(run(tmp_path / "s", workers=0, build=full)) == here
+
+
+@pytest.mark.slow
+def test_a_search_on_a_full_disk_continues_when_there_is_space(here, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        with pytest.raises(OSError, match="make room and call again|No space left"):
+            run(disk / "s")
+        assert set(statuses(disk / "s")) == {"COMPLETED"}
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert answers(run(disk / "s")) == here
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_functions_that_cannot_be_sent_say_what_to_do(tmp_path):
