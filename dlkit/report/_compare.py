@@ -9,7 +9,7 @@ from typing import Any
 
 from dlkit._errors import InputError
 from dlkit._files import write_text
-from dlkit.report._page import html, read
+from dlkit.report._page import PARTS, html, read
 from dlkit.report._plots import overlay
 
 MOST = 8  # as many colours as a reader can tell apart
@@ -43,11 +43,14 @@ def compare(run_dirs: Sequence[str | Path], page: str | Path = "runs/compare.htm
     return write_text(page, html(f"{len(runs)} runs", parts))
 
 
-# column -> the name in the history, and whether less is better
+# column -> the name in the history, whether less is better, and the label of its axis
 _METRICS = {
-    "validation loss": ("val_loss", True), "validation accuracy": ("val_accuracy", False),
-    "validation mae": ("val_mae", True), "validation iou": ("val_iou", False), "training loss": ("loss", True),
-}  # fmt: skip
+    "validation loss": ("val_loss", True, "loss"),
+    "validation accuracy": ("val_accuracy", False, "accuracy (fraction)"),
+    "validation error": ("val_mae", True, "mean absolute error"),
+    "validation IoU": ("val_iou", False, "overlap (fraction)"),
+    "training loss": ("loss", True, "loss"),
+}
 
 
 def _labels(folders: list[Path]) -> list[str]:
@@ -62,7 +65,7 @@ def _labels(folders: list[Path]) -> list[str]:
 def _final(name: str, rows: list[dict[str, float]]) -> list[str]:
     last = rows[-1]
     best = []
-    for key, less in _METRICS.values():
+    for key, less, _ in _METRICS.values():
         values = [row[key] for row in rows if key in row]
         best.append(f"{last[key]:.4f} (best {(min if less else max)(values):.4f})" if values else "")
     return [name, f"{last['epoch']:.0f}", *best, f"{sum(row['seconds'] for row in rows):,.1f}"]
@@ -70,27 +73,26 @@ def _final(name: str, rows: list[dict[str, float]]) -> list[str]:
 
 def _figures(runs: dict[str, Any]) -> list[str]:
     figures = []
-    for title, (key, less) in _METRICS.items():
+    for column, (key, _, unit) in _METRICS.items():
         held = {name: rows for name, (_, rows) in runs.items() if key in rows[0]}
         if not held:
             continue
-        unit = "loss" if "loss" in title else title.split()[-1] + " (fraction)" * (not less)
+        title = column[0].upper() + column[1:]
         over_epochs = {name: ([r["epoch"] for r in rows], [r[key] for r in rows]) for name, rows in held.items()}
-        figures.append(overlay(title.capitalize(), "epoch", unit, over_epochs, log="loss" in title))
+        figures.append(overlay(title, "epoch", unit, over_epochs, log=unit == "loss"))
         over_time = {}
         for name, rows in held.items():
             seconds = [r["seconds"] for r in rows]
             over_time[name] = ([sum(seconds[: i + 1]) for i in range(len(seconds))], [r[key] for r in rows])
-        figures.append(overlay(f"{title.capitalize()} over time", "seconds", unit, over_time, log="loss" in title))
+        figures.append(overlay(f"{title} over time", "seconds", unit, over_time, log=unit == "loss"))
     return figures
 
 
 def _differences(runs: dict[str, Any]) -> str:
     rows = []
-    for part in ("recipe", "data", "preprocess", "model", "versions"):
-        keys = dict.fromkeys(key for held, _ in runs.values() for key in held.get(part) or {})
-        for key in keys:
-            values = [json.dumps((held.get(part) or {}).get(key)) for held, _ in runs.values()]
+    for part in PARTS:
+        for key in dict.fromkeys(key for held, _ in runs.values() for key in held[part]):
+            values = [json.dumps(held[part].get(key)) for held, _ in runs.values()]
             if len(set(values)) > 1:
                 rows.append([f"{part}.{key}", *values])
     return _table(["", *runs], rows) if rows else "<p>Nothing: the same recipe, data and versions.</p>"
@@ -100,4 +102,4 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     kept = [i for i, name in enumerate(head) if not i or any(row[i] for row in rows)]
     top = "".join(f"<th>{escape(head[i])}</th>" for i in kept)
     body = "".join("<tr>" + "".join(f"<td>{escape(row[i])}</td>" for i in kept) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
+    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'

@@ -29,14 +29,14 @@ def grad_cam(model: Any, inputs: Any, classes: Any) -> np.ndarray | None:
 
     Reference: Selvaraju et al., 2017, "Grad-CAM", equations 1 and 2, https://arxiv.org/abs/1610.02391
     """
-    layers = feature_layers(model)
-    if not layers:
+    found = feature_layers(model)
+    if not found:
         return None
-    both = keras.Model(model.input, [layers[-1].output, model.output])
+    both = keras.Model(model.inputs, [found[-1][1], model.outputs[0]])
     inputs = tf.convert_to_tensor(inputs)
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        maps, outputs = both(inputs, training=False)
+        maps, outputs = both([inputs], training=False)
         score = tf.gather(outputs, classes, axis=1, batch_dims=1)
         score = tf.math.log(score + 1e-7) if gives_probabilities(model) else score
     weights = tf.reduce_mean(tape.gradient(score, maps), (1, 2), keepdims=True)
@@ -45,14 +45,20 @@ def grad_cam(model: Any, inputs: Any, classes: Any) -> np.ndarray | None:
     return np.divide(cam, top, out=np.zeros_like(cam), where=top > 0)
 
 
-def feature_layers(model: Any) -> list[Any]:
-    """Returns the layers whose output is a feature map (n, h, w, channels) of at least `MIN_SIDE` positions a side."""
+def feature_layers(model: Any) -> list[tuple[Any, Any]]:
+    """Returns (layer, output) for each feature map (n, h, w, channels) of at least `MIN_SIDE` positions a side.
+
+    The outputs are those of the model's own graph: a layer's `output` may belong to another one, as in a Sequential
+    that was read from a file.
+    """
+    graph = keras.Model(model.inputs, model.outputs)
     found = []
-    for layer in model.layers:
-        shape = getattr(getattr(layer, "output", None), "shape", ())
-        known = len(shape) == 4 and all(side is None or side >= MIN_SIDE for side in shape[1:3])
-        if known and not isinstance(layer, keras.layers.InputLayer):
-            found.append(layer)
+    for depth in sorted(graph._nodes_by_depth, reverse=True):  # from the input on
+        for node in graph._nodes_by_depth[depth]:
+            shape = node.output_tensors[0].shape
+            known = len(shape) == 4 and all(side is None or side >= MIN_SIDE for side in shape[1:3])
+            if known and not isinstance(node.operation, keras.layers.InputLayer):
+                found.append((node.operation, node.output_tensors[0]))
     return found
 
 
@@ -67,8 +73,8 @@ def first_filters(model: Any) -> np.ndarray | None:
 
 def feature_maps(model: Any, inputs: Any) -> list[tuple[str, np.ndarray]]:
     """Returns (layer, maps (h, w, channels)) of one picture, after the first, the middle and the last activation."""
-    layers = feature_layers(model)
-    active = [layer for layer in layers if isinstance(layer, keras.layers.ReLU | keras.layers.Activation)] or layers
-    chosen = {layer.name: layer.output for layer in (active[0], active[len(active) // 2], active[-1])}
-    maps = keras.Model(model.input, chosen)(inputs[None], training=False)
+    found = feature_layers(model)
+    active = [pair for pair in found if isinstance(pair[0], keras.layers.ReLU | keras.layers.Activation)] or found
+    chosen = {layer.name: tensor for layer, tensor in (active[0], active[len(active) // 2], active[-1])}
+    maps = keras.Model(model.inputs, chosen)([inputs[None]], training=False)
     return [(name, np.asarray(maps[name])[0]) for name in chosen]

@@ -13,10 +13,15 @@ from dlkit.report import _plots
 from dlkit.report._sections import sections
 from dlkit.train import load_run, tasks
 
+PARTS = ("recipe", "data", "preprocess", "model", "versions")  # of recipe.json
+COLUMNS = ("epoch", "loss", "learning_rate", "seconds", "waiting")  # of history.csv, in every run
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; color: #1b1b1b }
 h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { font-size: 1.1rem; margin-top: 2rem }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem }
+.figures { display: grid; gap: 1rem; margin: 1rem 0 }
+.figures { grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)) }
+.scroll { overflow-x: auto } .scroll img { max-width: max(100%, 56rem) }
+.scroll td { overflow-wrap: break-word; max-width: 24rem }
 img { max-width: 100%; height: auto }
 .figures svg { width: 100%; height: auto }
 table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
@@ -59,10 +64,14 @@ def read(run_dir: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
         held = json.loads((run_dir / "recipe.json").read_text())
         with open(run_dir / "history.csv", newline="") as file:
             rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        lacking = [name for name in PARTS if not isinstance(held.get(name), dict)]
+        lacking += [name for name in COLUMNS if rows and name not in rows[0]]
     except FileNotFoundError as error:
         raise InputError(f"{run_dir} holds no run with a finished epoch: {error.filename} is missing") from None
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:  # no JSON, no object, a row that is cut off
         raise InputError(f"{run_dir}: recipe.json or history.csv is damaged: {error}") from None
+    if lacking:
+        raise InputError(f"{run_dir}: recipe.json or history.csv is damaged: {', '.join(lacking)} is missing")
     if not rows:
         raise InputError(f"{run_dir} holds no finished epoch yet")
     return held, rows
@@ -80,16 +89,16 @@ def _page(name: str, held: dict[str, Any], rows: list[dict[str, float]], ended: 
     last = rows[-1]
     seconds = sum(row["seconds"] for row in rows)
     waiting = sum(row["waiting"] for row in rows) / max(seconds, 1e-9)
-    summary = "   ".join(f"{key} {last[key]:.4f}" for key in _of(last, "loss", "accuracy", "mae", "iou"))
+    summary = ", ".join(f"{key} {last[key]:.4f}" for key in _of(last, "loss", "accuracy", "mae", "iou"))
     parts = [
         f"<h1>{escape(name)}</h1>",
         f'<p class="sub">after epoch {last["epoch"]:.0f} of {held["recipe"]["epochs"]}: {escape(summary)}</p>',
         *_sentences(ended),
         f'<p class="sub">{seconds:,.1f} s in training steps, {waiting:.1%} of it waiting for data</p>',
-        f'<div class="figures">{"".join(_figures(rows))}</div>',
+        f'<div class="figures">{"".join(_figures(rows, held["recipe"].get("task", "")))}</div>',
         *more,
     ]
-    for title in ("recipe", "data", "preprocess", "model", "versions"):
+    for title in PARTS:
         parts.append(f"<h2>{title.capitalize()}</h2>{_table(held[title])}")
     return html(name, parts)
 
@@ -97,6 +106,7 @@ def _page(name: str, held: dict[str, Any], rows: list[dict[str, float]], ended: 
 def html(title: str, parts: list[str], style: str = "") -> str:
     """Returns a whole page that loads nothing."""
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}{style}</style>'
+    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     body = "\n".join(parts)
     return f'<!doctype html><html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 
@@ -109,22 +119,23 @@ def _sentences(ended: dict[str, Any]) -> list[str]:
     return [f'<p class="sub">{escape(text)}</p>' for text in texts]
 
 
-def _figures(rows: list[dict[str, float]]) -> list[str]:
+def _figures(rows: list[dict[str, float]], task: str) -> list[str]:
     epochs = [row["epoch"] for row in rows]
 
     def both(name: str) -> dict[str, list[float]]:
         names = {"training": name, "validation": f"val_{name}"}
         return {label: [row[key] for row in rows] for label, key in names.items() if key in rows[0]}
 
-    units = {
-        "loss": "loss",
-        "accuracy": "accuracy (fraction)",
-        "mae": "mean absolute error",
-        "iou": "overlap (fraction)",
+    length = "fraction of the picture" if task == "box" else "the data's unit"
+    shown = {
+        "loss": ("Loss", "loss"),
+        "accuracy": ("Accuracy", "accuracy (fraction)"),
+        "mae": ("Mean absolute error", f"error ({length})"),
+        "iou": ("IoU", "overlap (fraction)"),
     }
     figures = [
-        _plots.curves(name.capitalize(), unit, epochs, both(name), log=name == "loss")
-        for name, unit in units.items()
+        _plots.curves(title, unit, epochs, both(name), log=name == "loss")
+        for name, (title, unit) in shown.items()
         if both(name)
     ]
     for name, title in (("gradient_norm", "Gradient norm"), ("weight_change", "Relative weight change per step")):

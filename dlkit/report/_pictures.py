@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dlkit.report._outcome import Outcome
+from dlkit.report._plots import shown
 
 SHARES = "cividis"  # even in grey and to colour-blind readers
 NAMED = 40  # classes that fit beside a confusion matrix
@@ -19,8 +20,7 @@ COUNTED = 15  # classes whose counts fit into it
 
 def confusion(outcome: Outcome) -> str:
     """The confusion matrix, each row as shares of its class."""
-    counts, names = outcome.confusion(), outcome.classes
-    n = len(names)
+    counts, n = outcome.confusion(), len(outcome.classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(11.0, max(4.2, 2.2 + 0.42 * min(n, NAMED)))
     figure = _figure(side, side)
@@ -28,6 +28,7 @@ def confusion(outcome: Outcome) -> str:
     image = axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1)
     axes.set(xlabel="predicted class", ylabel="true class", title="Confusion matrix")
     if n <= NAMED:
+        names = [shown(name, instead=f"class {i}") for i, name in enumerate(outcome.classes)]
         axes.set_xticks(range(n), names, rotation=90)
         axes.set_yticks(range(n), names)
     for i, j in np.argwhere(counts) if n <= COUNTED else ():
@@ -55,7 +56,7 @@ def calibration(outcome: Outcome) -> str:
 def grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, alt: str, cell: float = 1.45) -> str:
     """Small pictures with a line of text above each."""
     rows = -(-len(images) // columns)
-    figure = _figure(cell * columns, (cell + 0.42) * rows)
+    figure = _figure(cell * columns, (cell + (0.42 if any(titles) else 0.08)) * rows)
     axes = figure.subplots(rows, columns, squeeze=False)
     for panel in axes.flat:
         panel.axis("off")
@@ -98,30 +99,35 @@ def maps(name: str, found: np.ndarray, columns: int = 12) -> str:
     return grid([_scaled(found[..., i : i + 1]) for i in range(shown)], [""] * shown, columns, f"maps of {name}", 0.9)
 
 
-def scatter(true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> str:
-    """Predicted against true values, a panel per target."""
-    figure = _figure(3.6 * len(names), 3.6)
-    for i, panel in enumerate(figure.subplots(1, len(names), squeeze=False).flat):
-        panel.scatter(true[:, i], predicted[:, i], s=8, color="#0072B2", alpha=0.5)
-        low, high = min(true[:, i].min(), predicted[:, i].min()), max(true[:, i].max(), predicted[:, i].max())
-        panel.plot([low, high], [low, high], color="#D55E00", linestyle="--", label="equal")
-        panel.set(xlabel=f"true {names[i]} (the data's unit)", ylabel=f"predicted {names[i]} (the data's unit)")
-        panel.legend(frameon=False)
-        panel.grid(alpha=0.25)
-    return _image(figure, "predicted against true values")
+def scatter(true: np.ndarray, predicted: np.ndarray, name: str) -> str:
+    """Predicted against true values of one target."""
+    figure = _figure(4.6, 4.0)
+    axes = figure.subplots()
+    axes.scatter(true, predicted, s=8, color="#0072B2", alpha=0.5)
+    both = np.concatenate([true, predicted[np.isfinite(predicted)]])
+    ends = [both.min(), both.max()]
+    axes.plot(ends, ends, color="#D55E00", linestyle="--", label="equal")
+    axes.set(xlabel=f"true {name} (the data's unit)", ylabel=f"predicted {name} (the data's unit)")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    return _image(figure, f"predicted against true values of {name}")
 
 
 def boxes(images: Sequence[np.ndarray], true: np.ndarray, predicted: np.ndarray, titles: Sequence[str]) -> str:
     """Pictures with the true box and the predicted one; boxes are x, y, width, height as fractions."""
-    figure = _figure(1.9 * len(images), 2.5)
-    for i, panel in enumerate(figure.subplots(1, len(images), squeeze=False).flat):
+    columns = min(3, len(images))
+    rows = -(-len(images) // columns)
+    figure = _figure(2.4 * columns, 2.7 * rows + 0.3)
+    for i, panel in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         _show(panel, images[i])
         height, width = images[i].shape[:2]
-        for box, colour, label in ((true[i], "#009E73", "true"), (predicted[i], "#D55E00", "predicted")):
+        for box, colour, style, label in (
+            (true[i], "#009E73", "-", "true"), (predicted[i], "#D55E00", "--", "predicted")
+        ):  # fmt: skip
             x, y, w, h = box * (width, height, width, height)
             panel.plot(
                 np.array([x, x + w, x + w, x, x]) - 0.5, np.array([y, y, y + h, y + h, y]) - 0.5, color=colour,
-                label=label,
+                linestyle=style, label=label,
             )  # fmt: skip
         panel.set_title(titles[i], fontsize=8)
         panel.axis("off")

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from dlkit.report._importance import place
-from dlkit.report._plots import BLUE, GREEN, ORANGE, canvas, svg
+from dlkit.report._plots import BLUE, GREEN, ORANGE, canvas, shown, svg
 
 GREY = "#b9bec4"
 _MAP = colormaps["viridis_r"]  # dark is good
@@ -27,7 +27,7 @@ def trial_curves(histories: Sequence[Sequence[tuple[float, float]]], objective: 
         axes.plot(x, y, color=ORANGE, linewidth=2, marker="o", markersize=3, label="best")
         axes.legend(frameon=False)
     axes.set(title="Trials", xlabel="epoch", ylabel=objective)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return svg(figure)
 
 
@@ -45,10 +45,10 @@ def bars(shares: Mapping[str, float], explained: float) -> str:
     """Importance of each hyperparameter."""
     figure, axes = canvas((5.2, 0.9 + 0.32 * len(shares)))
     names = list(shares)[::-1]
-    axes.barh(names, [shares[name] for name in names], color=BLUE, height=0.6)
+    axes.barh([shown(name) for name in names], [shares[name] for name in names], color=BLUE, height=0.6)
     axes.set(
         title="Importance of the hyperparameters",
-        xlabel=f"loss of $R^2$ on unseen trials; the forest explains {max(0.0, explained):.0%}",
+        xlabel=f"loss of R² on unseen trials; the forest explains {max(0.0, explained):.0%}",
     )
     axes.set_xlim(left=0)
     return svg(figure)
@@ -96,7 +96,7 @@ def parallel(space: Mapping[str, Any], values: Sequence[Mapping[str, Any]], good
         if any(v.get(name) is None for v in values):
             axes.annotate("inactive", (at, -0.2), (3, 0), textcoords="offset points", fontsize=7, va="center")
     axes.axvline(len(names), color="#444", linewidth=0.7)
-    axes.set_xticks(range(len(names) + 1), [*names, "rank"], rotation=20, ha="right", fontsize=8)
+    axes.set_xticks(range(len(names) + 1), [*map(shown, names), "rank"], rotation=20, ha="right", fontsize=8)
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(names) + 0.35)
     axes.grid(False)
@@ -123,14 +123,14 @@ def slices(
     if any(v is None for v in values):
         ticks = [(-0.2, "inactive"), *ticks]
     axes.set_xticks([t[0] for t in ticks], [t[1] for t in ticks], fontsize=8)
-    axes.set(title=hp["config"]["name"], ylabel=objective)
+    axes.set(title=shown(hp["config"]["name"], 40), ylabel=objective)
     return svg(figure)
 
 
 def _ticks(hp: Mapping[str, Any]) -> list[tuple[float, str]]:
     config = hp["config"]
     if "values" in config:
-        return [(place(hp, value), str(value)) for value in config["values"]]
+        return [(place(hp, value), shown(str(value))) for value in config["values"]]
     if "min_value" in config:
         low, high = float(config["min_value"]), float(config["max_value"])
         middle = (low * high) ** 0.5 if config.get("sampling") == "log" else (low + high) / 2

@@ -18,7 +18,6 @@ _MORE = """
 .wide { overflow-x: auto } .wide svg { max-width: none } .importance svg { max-width: 34rem; height: auto }
 .slices { grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)) }
 td.number, th.number { text-align: right } .best td { font-weight: 600 } pre { white-space: pre-wrap; font-size: 12px }
-.scroll { overflow-x: auto }
 """
 SECONDS = ("latency", "macs", "parameters")  # what the Pareto front is drawn against: the first that differs
 
@@ -34,6 +33,8 @@ def write_search(directory: str | Path) -> Path:
         held = json.loads((directory / "search.json").read_text())
     except FileNotFoundError:
         raise InputError(f"{directory} holds no search: search.json is missing") from None
+    except ValueError as error:
+        raise InputError(f"{directory}: search.json is damaged: {error}") from None
     found = [kinds["ended"] for kinds in _records.read_all(directory).values() if "ended" in kinds]
     if not found:
         raise InputError(f"{directory} holds no ended trial yet")

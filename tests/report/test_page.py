@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from dlkit._errors import InputError
-from dlkit.data import Preprocess, from_arrays, load
+from dlkit.data import Preprocess, Standardize, from_arrays, load
 from dlkit.data.augment import Affine
-from dlkit.report import compare, write
-from dlkit.report._insight import grad_cam
+from dlkit.report import _pictures, compare, write
+from dlkit.report._insight import feature_maps, grad_cam
 from dlkit.report._outcome import Outcome, outcome
-from dlkit.train import Recipe, evaluate, fit, load_run
+from dlkit.report._plots import overlay
+from dlkit.report._sections import sections
+from dlkit.train import Recipe, Run, evaluate, fit, load_run
 
 PREPROCESS = Preprocess(8, channels=1)
 
@@ -138,3 +140,100 @@ def test_a_comparison_shows_every_run_and_what_differs(run, tmp_path):
         compare([tmp_path / "a"])
     with pytest.raises(InputError, match="the same run twice"):
         compare([tmp_path / "a", tmp_path / "b" / ".." / "a"])
+
+
+def of_history(folder, *rows, **recipe):
+    """A run directory without a model."""
+    folder.mkdir(parents=True)
+    held = {"recipe": {"epochs": 9, **recipe}, "data": {}, "preprocess": {}, "model": {}, "versions": {}}
+    (folder / "recipe.json").write_text(json.dumps(held))
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (folder / "history.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+ROW = {"epoch": 1, "loss": 1.5, "mae": 0.5, "val_iou": 0.25, "learning_rate": 0.1, "seconds": 1.0, "waiting": 0.1}
+
+
+def test_a_loss_that_is_no_number_one_epoch_and_no_validation_draw_a_page(tmp_path):
+    lost = {**ROW, "epoch": 2, "loss": float("nan"), "mae": float("inf")}
+    for name, rows in (("one", [ROW]), ("lost", [ROW, lost]), ("only", [{**lost, "epoch": 1}])):
+        text = write(of_history(tmp_path / name, *rows, task="box")).read_text()
+        assert text.count("<svg") == 5
+        assert "<!-- error (fraction of the picture) -->" in text  # matplotlib notes its texts
+        assert "<!-- validation -->" in text
+        assert "<!-- 1 -->" in text
+        assert "<!-- 0.96" not in text
+
+
+DAMAGED = {
+    "no JSON": ("recipe.json", "{", "is damaged"),
+    "a list": ("recipe.json", "[]", "is damaged"),
+    "a part missing": ("recipe.json", '{"recipe": {}}', "data, preprocess, model, versions is missing"),
+    "a row that is cut off": ("history.csv", "epoch,loss\n1,1.5\n2\n", "is damaged"),
+    "a column missing": ("history.csv", "epoch,loss\n1,1.5\n", "learning_rate, seconds, waiting is missing"),
+    "no row": ("history.csv", "epoch,loss\n", "no finished epoch"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_run_is_named(case, tmp_path):
+    file, text, message = DAMAGED[case]
+    folder = of_history(tmp_path / "run", ROW)
+    (folder / file).write_text(text)
+    with pytest.raises(InputError, match=message):
+        write(folder)
+
+
+NAMES = ("US$", "$x^$ y", "_hidden $\\foo$", "\u732b", "n" * 300)
+
+
+def test_names_of_classes_and_runs_are_text_whatever_is_in_them():
+    found = Outcome(np.eye(5), np.array([1, 1, 2, 3, 4]), NAMES)
+    assert _pictures.confusion(found).startswith("<img")  # formulas, missing letters, no room: warnings and errors
+    text = overlay("Loss", "epoch", "loss", {name: ([1, 2], [1.0, 2.0]) for name in NAMES})
+    for shown in ("US$", "$x^$ y", "_hidden $\\foo$", "?", "n" * 39 + "\u2026"):
+        assert f"<!-- {shown} -->" in text
+
+
+def run_of(model, preprocess, classes=None, **recipe):
+    return Run(model, preprocess, classes, Recipe(**recipe), None)
+
+
+def test_tables_have_pages_of_classes_and_of_targets():
+    x = np.random.default_rng(0).normal(size=(30, 3)).astype("float32")
+    inputs = keras.Input((3,))
+    source = from_arrays(x, np.arange(30) % 3, classes=["a", "b", "c"])
+    parts = sections(run_of(keras.Model(inputs, keras.layers.Dense(3)(inputs)), Standardize.of(source)), source)
+    assert "Per class" in " ".join(parts)
+    source = from_arrays(x, np.tile(x, 2))
+    model = keras.Model(inputs, keras.layers.Dense(6)(inputs))
+    parts = sections(run_of(model, Standardize.of(source), task="regression"), source)
+    assert "the first 4 of 6 targets" in " ".join(parts)
+    assert " ".join(parts).count("<img") == 4
+
+
+def test_a_thousand_classes_are_folded_away():
+    found = Outcome(np.full((4, 50), 0.02), np.arange(4), tuple(map(str, range(50))))
+    from dlkit.report._sections import _classes
+
+    assert "<summary>50 classes</summary>" in _classes(found)
+    assert "<details>" not in _classes(Outcome(np.eye(2), np.arange(2), ("a", "b")))
+
+
+@pytest.mark.parametrize("kind", ["a Sequential read from a file", "a model in a model"])
+def test_the_maps_are_those_of_the_graph_that_answers(kind, tmp_path):
+    layers = keras.layers
+    inner = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3), layers.ReLU()])
+    if kind == "a model in a model":
+        inputs = keras.Input((8, 8, 1))
+        model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(inner(inputs))))
+    else:
+        model = keras.Sequential([*inner.layers, layers.GlobalAveragePooling2D(), layers.Dense(2)])
+        model.build((None, 8, 8, 1))
+        model.save(tmp_path / "m.keras")
+        model = keras.models.load_model(tmp_path / "m.keras")
+    picture = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype("float32")
+    assert grad_cam(model, picture, [0]).shape == (1, 6, 6)
+    (_, maps), *_ = feature_maps(model, picture[0])
+    np.testing.assert_allclose(maps, inner(picture, training=False)[0], atol=1e-6)
