@@ -44,7 +44,7 @@ def evaluate(
     """
     tasks.check(model, source.task, source, preprocess)
     check_views(tta, source.task, preprocess)
-    return measure(model.predict_on_batch, model, source, preprocess, batch, tta)
+    return measure(predictor(model), model, source, preprocess, batch, tta)
 
 
 def check_views(tta: str, task: str, preprocess: Any) -> None:
@@ -76,6 +76,15 @@ def outputs(
     return np.concatenate(all_outputs), np.concatenate(targets)
 
 
+def predictor(model: Any) -> Callable[[Any], Any]:
+    """Returns `model.predict_on_batch` without TensorFlow's warning, which counts all models of a process as one."""
+    model.make_predict_function()
+    model.predict_function._omit_frequent_tracing_warning = True
+    return model.predict_on_batch
+
+
 def replicated(model: Any) -> Callable[[Any], Any]:
     """Returns `predict` for a model whose variables live on several replicas: this process computes by itself."""
-    return tf.function(lambda inputs: model(inputs, training=False), autograph=False, reduce_retracing=True)
+    result = tf.function(lambda inputs: model(inputs, training=False), autograph=False, reduce_retracing=True)
+    result._omit_frequent_tracing_warning = True
+    return result

@@ -42,6 +42,7 @@ class Step:
         self.columns = ("loss", *self.metrics, *self.measures)
         self.kernels = [kind(variable) == "kernel" for variable in model.trainable_variables]
         self._traced = tf.function(self._step, autograph=False)
+        self._traced._omit_frequent_tracing_warning = True  # one for each run of the process
 
     def __call__(self, inputs: Any, targets: Any, step: int, wish: bool = False) -> Any:
         """Updates the model by one batch and returns float64 (columns + 1): means over the batch, then the wishes.

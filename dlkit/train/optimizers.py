@@ -123,7 +123,6 @@ def get(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     lr_groups: Iterable[tuple[str, float]] = (),
-    ema: float = 0.0,
 ) -> keras.optimizers.Optimizer:
     """Builds the named optimizer for `variables`, its state included, so that a checkpoint can be read into it.
 
@@ -136,7 +135,6 @@ def get(
             betas are excluded. It is not multiplied by the factors of `lr_groups`.
         lr_groups: (pattern, factor) pairs; the rate of a variable is multiplied by the factor of the first pair that
             `rate_factor` finds for it.
-        ema: decay per step of averaged weights kept by Keras; `dlkit.train.averaging` is the loop's own average.
 
     Raises:
         InputError: an unknown name, with the nearest one.
@@ -155,8 +153,6 @@ def get(
     settings: dict[str, Any] = {"learning_rate": learning_rate, "weight_decay": weight_decay or None, **own(momentum)}
     if cls is keras.optimizers.AdamW:
         settings["weight_decay"] = float(weight_decay)  # refuses None
-    if ema:
-        settings |= {"use_ema": True, "ema_momentum": ema}
     if cls is Muon:  # the classifier's columns are no directions to be equalised: it moves with the vectors
         kernels = [variable.path for variable in variables if kind(variable) == "kernel"]
         settings["exclude"] = tuple(kernels[-1:])

@@ -128,5 +128,18 @@ def test_statistics_measured_again_are_the_means_over_the_batches_whatever_the_m
         np.testing.assert_array_equal(value, wanted)
 
 
+def test_a_pass_that_is_used_again_is_traced_once_and_measures_the_same():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), layers.BatchNorm()])
+    batches = [RNG.normal(size=(8, 4)).astype("float32") for _ in range(2)]
+    found, forward = [], averaging.training_pass(model)
+    for given in (forward, forward, None):
+        averaging.recalibrate(model, batches, given)
+        found.append(values(model.non_trainable_variables))
+    assert forward.experimental_get_tracing_count() == 1
+    for again in found[1:]:
+        for value, wanted in zip(again, found[0], strict=True):
+            np.testing.assert_array_equal(value, wanted)
+
+
 def test_a_model_without_statistics_needs_none(model):
     assert averaging.recalibrate(model, [np.zeros((2, 3), "float32")]) == 0
