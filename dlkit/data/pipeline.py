@@ -43,8 +43,7 @@ def train_pipeline(
         balance: every class equally often, whatever its size: each block of as many samples as there are classes shows
             every class once, and each class goes through its own shuffled order.
         repeats: each picture this many times in a row, each time with draws of its own (repeated augmentation); an
-        epoch of n
-            samples then shows n / repeats pictures.
+            epoch of n samples then shows n / repeats pictures.
         worker, workers: which contiguous block of the global batch this process makes, of how many.
         num_parallel_calls: as in `tf.data`; changes the speed only.
 
@@ -54,8 +53,7 @@ def train_pipeline(
 
     Raises:
         InputError: a batch below 1 or not divisible by the workers, a negative step, operations that do not suit the
-        task, or
-            a source with files that cannot be read (the list is in the message).
+            task, or a source that is empty or holds files that cannot be read (the list is in the message).
 
     Reference: Hoffer et al., "Augment your batch: better training with larger batches" (2020), for `repeats`.
     """
@@ -66,7 +64,7 @@ def train_pipeline(
             f"worker={worker} of workers={workers} for batch={batch}: 0 <= worker < workers is needed, "
             f"and a batch divisible by the workers"
         )
-    _refuse_bad(source)
+    refuse_bad(source)
     stream = Stream(source, preprocess, augment, seed, balance=balance, repeats=repeats)
     return stream.dataset(batch, start_step, worker, workers, num_parallel_calls).prefetch(tf.data.AUTOTUNE)
 
@@ -83,11 +81,11 @@ def eval_pipeline(source: Source, preprocess: Any, batch: int) -> tf.data.Datase
         (inputs, targets) in the formats of `train_pipeline`; the number of elements is known (`cardinality()`).
 
     Raises:
-        InputError: a batch below 1, or a source with files that cannot be read.
+        InputError: a batch below 1, or a source that is empty or holds files that cannot be read.
     """
     if batch < 1:
         raise InputError(f"batch={batch} must be at least 1")
-    _refuse_bad(source)
+    refuse_bad(source)
     count = len(source)
 
     def whole(start: Any) -> Any:
@@ -115,7 +113,15 @@ def eval_pipeline(source: Source, preprocess: Any, batch: int) -> tf.data.Datase
     return result.prefetch(tf.data.AUTOTUNE)
 
 
-def _refuse_bad(source: Source) -> None:
-    """Checks a source unless that means to read a stream once more than needed."""
+def refuse_bad(source: Source) -> None:
+    """Refuses a source without samples or with some that cannot be read.
+
+    A stream is not read once more than needed for it: its check is the caller's to ask for.
+
+    Raises:
+        InputError: there is none, or the list of the bad ones.
+    """
+    if not len(source):
+        raise InputError(f"{source!r} is empty: nothing can be read from it")
     if not isinstance(source, Sequential) or source.__dict__.get("_report"):
         source.check().refuse()

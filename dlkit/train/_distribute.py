@@ -57,8 +57,8 @@ class Workers:
     def locked(self, run_dir: Path) -> Any:
         return _run_dir.locked(run_dir) if self.chief else contextlib.nullcontext()
 
-    def claim(self, run_dir: Path, identity: dict[str, Any], resume: bool) -> None:
-        _run_dir.claim(run_dir, identity, resume, write=self.chief)
+    def claimed(self, run_dir: Path, identity: dict[str, Any], resume: bool) -> Any:
+        return _run_dir.claimed(run_dir, identity, resume, write=self.chief)
 
     def split(self, batch: Any) -> Any:
         """Cuts this process's block of the batch into contiguous parts, one for each of its replicas."""

@@ -16,6 +16,7 @@ import tensorflow as tf
 from dlkit._errors import InputError
 from dlkit._files import write_json
 from dlkit.data import eval_pipeline, train_pipeline
+from dlkit.data.pipeline import refuse_bad
 from dlkit.train import (
     _diagnose,
     _distribute,
@@ -32,7 +33,7 @@ from dlkit.train import (
     whitening,
 )  # fmt: skip
 from dlkit.train._freeze import frozen
-from dlkit.train._progress import bar
+from dlkit.train._progress import bar, figures
 from dlkit.train._step import Step
 from dlkit.train.precision import arithmetic
 from dlkit.train.recipe import Recipe
@@ -119,7 +120,8 @@ def fit(
         where a `stopping.Patience` restores them.
 
     Raises:
-        InputError: model, data and recipe do not fit, or `run_dir` holds another run (the difference is shown).
+        InputError: model, data and recipe do not fit, a file cannot be read, or `run_dir` holds another run (the
+            difference is shown).
         DivergedError: the loss became infinite or not a number; the message names the layer where it did.
         Interrupted: Ctrl-C or SIGTERM; call again with the same arguments to continue.
         OSError: the disk is full; the last good checkpoint is kept.
@@ -127,21 +129,35 @@ def fit(
     Example: see README.md, "From Python".
     """
     run_dir = Path(run_dir)
+    _check(model, recipe, train, validation, preprocess)
+    if stop_after is not None and stop_after < 1:
+        raise InputError(f"stop_after={stop_after!r} must be at least 1 epoch, or None to train all of them")
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    workers = _distribute.Workers.of(model, recipe)
+    identity = _run_dir.identity(model, recipe, train, validation, preprocess)
+    with _signals.collected() as stopped, workers.locked(run_dir), workers.claimed(run_dir, identity, resume):
+        with workers.strategy.scope(), frozen(model, recipe.freeze):  # their end comes before the model is saved
+            run = _Run(model, recipe, train, validation, preprocess, run_dir, workers)
+            with contextlib.closing(run.events), arithmetic(recipe.precision):
+                run.loop(min(stop_after or run.epochs, run.epochs), stopped, verbose)
+            row = run.settle()
+        result = run.finish(row)
+    if stopped:
+        raise Interrupted(f"stopped after the last step: all is saved in {run_dir}, the same call returns the result")
+    return result
+
+
+def _check(model: Any, recipe: Recipe, train: Any, validation: Any, preprocess: Any) -> None:
+    """Refuses what does not fit together or cannot be read, before anything is written."""
     tasks.check(model, recipe.task, train, preprocess)
     _sizes.check(model, recipe, preprocess)
     if validation is not None and validation.classes != train.classes:
         raise InputError(f"the validation classes {validation.classes} are not the training classes {train.classes}")
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
-    workers = _distribute.Workers.of(model, recipe)
-    with _signals.collected() as stopped, workers.locked(run_dir):
-        workers.claim(run_dir, _run_dir.identity(model, recipe, train, preprocess), resume)
-        with workers.strategy.scope(), frozen(model, recipe.freeze):  # their end comes before the model is saved
-            run = _Run(model, recipe, train, validation, preprocess, run_dir, workers)
-            with arithmetic(recipe.precision):
-                run.loop(run.epochs if stop_after is None else min(stop_after, run.epochs), stopped, verbose)
-            row = run.settle()
-        return run.finish(row)
+    refuse_bad(train)
+    if validation is not None:
+        tasks.check(model, recipe.task, validation, preprocess)
+        refuse_bad(validation)
 
 
 class _Run:
@@ -165,16 +181,17 @@ class _Run:
         # XLA is slower for convolutions on CPU; the metrics serve Keras' own evaluate, the loop has its own
         model.compile(optimizer=optimizer, loss=loss, metrics=tasks.metrics(recipe.task), jit_compile=False)
         self.averaging = averaging.get(recipe, model, total)
+        self.training_pass = averaging.training_pass(model)
         self.step = Step(model, optimizer, recipe, loss, self.averaging, self.measures, workers.strategy)
-        self.predict = _evaluate.replicated(model) if workers.replicas > 1 else model.predict_on_batch
-        events = str(run_dir / "events")
-        self.events = tf.summary.create_file_writer(events) if workers.chief else tf.summary.create_noop_writer()
+        self.predict = _evaluate.replicated(model) if workers.replicas > 1 else _evaluate.predictor(model)
         self.state = _State()
         saved = resume.restore(self.checkpoints, self.variables)
         if saved is not None:
             self.state = _State(**saved)
         elif recipe.whiten:
             whitening.initialise(model, np.concatenate(list(self._plain_inputs(5000))))
+        events = str(run_dir / "events")
+        self.events = tf.summary.create_file_writer(events) if workers.chief else tf.summary.create_noop_writer()
 
     @property
     def checkpoints(self) -> Path:
@@ -212,6 +229,7 @@ class _Run:
         state, total = self.state, self.ends(until)
         if state.step >= total or state.stopped:
             return
+        self._check_history()
         saved = time.monotonic()
         batches = self._batches(total)
         with bar("train", total, state.step, verbose and self.workers.chief) as update:
@@ -230,7 +248,7 @@ class _Run:
                 if leave or state.stopped or state.step == total or time.monotonic() - saved > SAVE_SECONDS:
                     self.save()
                     saved = time.monotonic()
-                update(state.step, _text(state.history))
+                update(state.step, figures(state.history))
                 if leave and state.step < total and not state.stopped:
                     raise Interrupted(f"stopped at step {state.step} of {total}; the same call continues from there")
 
@@ -309,13 +327,13 @@ class _Run:
     def _swapped(self) -> Iterator[None]:
         """Holds what is validated and saved in the model inside the block: the average, where one is kept."""
         with self.averaging.swapped():
-            self._recalibrate()
+            self._recalibrate(self.training_pass)
             yield
 
-    def _recalibrate(self) -> None:
+    def _recalibrate(self, forward: Any = None) -> None:
         if self.averaging.needs_statistics:
             whole = max(1, min(20, len(self.train) // self.recipe.batch))  # batches of one size, as in training
-            averaging.recalibrate(self.model, self._plain_inputs(whole * self.recipe.batch))
+            averaging.recalibrate(self.model, self._plain_inputs(whole * self.recipe.batch), forward)
 
     def _plain_inputs(self, items: int) -> Iterator[Any]:
         """The first items of the training source as validation would see them, in batches of the recipe's size."""
@@ -328,6 +346,15 @@ class _Run:
         columns = ["loss", *tasks.batch_metrics(self.recipe.task), *self.measures]
         columns += [f"val_{name}" for name in found] if self.validation is not None else []
         stopping.check_columns([*self.recipe.stop, self.recipe.plateau], columns)
+
+    def _check_history(self) -> None:
+        """Refuses to go on without the validation that earlier epochs had, or with one that they had not."""
+        had = any(name.startswith("val_") for row in self.state.history for name in row)
+        if self.state.history and had != (self.validation is not None):
+            raise InputError(
+                f"the run in {self.run_dir} was trained {'with' if had else 'without'} a validation source so far; "
+                f"{'give it again' if had else 'leave it out'}, or choose another run_dir"
+            )
 
     def _log(self, row: dict[str, float]) -> None:
         with self.events.as_default(step=self.state.step):
@@ -345,7 +372,8 @@ class _Run:
         history = self.state.history
         if self.patience and history:
             self.workers.agreed(0.0)  # the chief has written them
-            resume.restore(self.best, self.model.variables)
+            if resume.restore(self.best, self.model.variables) is None:
+                raise InputError(f"{self.best} is gone, and with it the best epoch's weights; choose another run_dir")
             return history[stopping.best_row(history, self.patience.metric)]
         self.averaging.finalize()
         self._recalibrate()
@@ -357,26 +385,10 @@ class _Run:
         metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
         if not metrics and self.validation is not None:
             metrics = _evaluate.measure(self.predict, self.model, self.validation, self.preprocess)
-        result = Result(tuple(state.history), metrics, _best(state.history), state.seconds, self.run_dir, state.stopped)
+        best = stopping.best_of(state.history)
+        result = Result(tuple(state.history), metrics, best, state.seconds, self.run_dir, state.stopped)
         if self.workers.chief:
             _run_dir.save_model(self.run_dir, self.model)
-            summary = {"step": state.step, "seconds": state.seconds, "stopped": state.stopped, "best": result.best}
+            summary = {"step": state.step, "seconds": state.seconds, "stopped": state.stopped, "best": best}
             write_json(self.run_dir / "summary.json", summary | {"final": row})
-        self.events.close()
         return result
-
-
-def _text(history: list[dict[str, float]]) -> str:
-    if not history:
-        return ""
-    shown = ("loss", "accuracy", "mae", "val_loss", "val_accuracy", "val_iou")
-    return "  ".join(f"{name} {history[-1][name]:.4f}" for name in shown if name in history[-1])
-
-
-def _best(history: list[dict[str, float]]) -> dict[str, float]:
-    if not history:
-        return {}
-    for name, sign in (("val_accuracy", 1), ("val_iou", 1), ("val_loss", -1), ("accuracy", 1), ("loss", -1)):
-        if name in history[-1]:
-            return dict(max(history, key=lambda row: sign * row[name]))
-    return dict(history[-1])

@@ -31,6 +31,12 @@ def bar(title: str, total: int, done: int = 0, show: bool = True) -> Iterator[Up
             yield lambda completed, text: progress.update(task, completed=completed, text=text)
 
 
+def figures(history: list[dict[str, float]]) -> str:
+    """Returns the last epoch's loss and metrics in one line."""
+    shown = ("loss", "accuracy", "mae", "val_loss", "val_accuracy", "val_iou")
+    return "  ".join(f"{name} {history[-1][name]:.4f}" for name in shown if history and name in history[-1])
+
+
 def _lines(title: str, total: int, done: int) -> Update:
     start = last = time.monotonic()
 

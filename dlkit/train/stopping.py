@@ -38,6 +38,18 @@ def best_row(history: Sequence[Row], metric: str, margin: float = 0.0) -> int:
     return best
 
 
+def best_of(history: Sequence[Row]) -> Row:
+    """Returns the row of the best validation (else training) accuracy, overlap or loss; empty without any row.
+
+    >>> best_of([{"loss": 2.0, "val_loss": math.nan}, {"loss": 1.0, "val_loss": 3.0}])
+    {'loss': 1.0, 'val_loss': 3.0}
+    """
+    for name in ("val_accuracy", "val_iou", "val_loss", "accuracy", "loss"):
+        if history and name in history[-1]:
+            return dict(history[best_row(history, name)])
+    return dict(history[-1]) if history else {}
+
+
 @dataclass(frozen=True)
 class Criterion:
     """What every criterion has.

@@ -117,8 +117,8 @@ def check(model: Any, task: str, source: Any, preprocess: Any) -> None:
             on another backend than TensorFlow.
     """
     check_backend()
+    takes, gives = _shapes(model)
     shape = tuple(preprocess.input_shape)
-    takes = tuple(model.input_shape[1:])
     if len(takes) != len(shape) or any(a not in (None, b) for a, b in zip(takes, shape, strict=True)):
         raise InputError(
             f"the model takes inputs of shape {takes}, preprocess yields {shape}: "
@@ -129,11 +129,32 @@ def check(model: Any, task: str, source: Any, preprocess: Any) -> None:
             f"the recipe's task is {task!r}, {source.name!r} is a source for {source.task!r}: "
             f"set task={source.task!r} in the recipe"
         )
-    outputs = model.output_shape[-1]
+    outputs = gives[-1]
     if task == "classification" and outputs != len(source.classes):
         raise InputError(
             f"the model has {outputs} outputs, {source.name!r} has {len(source.classes)} classes: "
             f"build the model with classes={len(source.classes)}"
         )
+    if task == "regression" and source.values is not None and outputs != source.values.shape[1]:
+        raise InputError(
+            f"the model has {outputs} outputs, {source.name!r} has {source.values.shape[1]} targets per sample: "
+            f"build the model with classes={source.values.shape[1]}"
+        )
+    if task == "box" and source.labels is not None:
+        raise InputError(
+            f"{source.name!r} holds classes beside its boxes, a model has one output: take source.as_task('box') or "
+            "source.as_task('classification')"
+        )
     if task == "box" and outputs != 4:
         raise InputError(f"a box is x, y, width, height: the model must have 4 outputs, it has {outputs}")
+
+
+def _shapes(model: Any) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
+    """Returns the shapes of one input and of one output, without the batch."""
+    inputs, gives = getattr(model, "inputs", None), getattr(model, "output_shape", None)
+    if not inputs or len(inputs) != 1 or not isinstance(gives, tuple) or len(gives) != 2 or isinstance(gives[1], tuple):
+        raise InputError(
+            f"{getattr(model, 'name', model)!r} is no functional model of one input and one output (batch, numbers); "
+            "of several outputs take one: keras.Model(model.input, model.output[...])"
+        )
+    return tuple(inputs[0].shape[1:]), gives[1:]
