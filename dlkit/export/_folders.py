@@ -19,12 +19,17 @@ def form(folder: Path) -> str | None:
     return next((name for name, file in MODEL_FILES.items() if (folder / file).is_file()), None)
 
 
-def versions(directory: str | os.PathLike[str]) -> list[int]:
-    """Returns the version numbers that TensorFlow Serving would see in `directory`, in order."""
+def number(name: str) -> int | None:
+    """Returns the version that a folder's name means; leading zeros do not count, as in TensorFlow Serving."""
+    return int(name) if name.isascii() and name.isdigit() and len(name) < 19 else None
+
+
+def versions(directory: str | os.PathLike[str]) -> dict[int, Path]:
+    """Returns the versions that TensorFlow Serving would see in `directory`, in the order of their numbers."""
     folder = Path(directory)
-    if not folder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal() and entry.is_dir())
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = {number(entry.name): entry for entry in entries if entry.is_dir()}
+    return {key: found[key] for key in sorted(key for key in found if key is not None)}
 
 
 def version_folder(path: str | os.PathLike[str]) -> Path:
@@ -38,7 +43,7 @@ def version_folder(path: str | os.PathLike[str]) -> Path:
         return folder
     found = versions(folder)
     if found:
-        return folder / str(found[-1])
+        return found[max(found)]
     what = "does not exist" if not folder.exists() else "holds neither an exported model nor numbered versions"
     raise InputError(f"{folder} {what}; expected an export such as saved_models/digits/1, see dlkit.export.saved_model")
 
@@ -47,16 +52,20 @@ def check_target(directory: str | os.PathLike[str], version: int | None, kind: s
     """Returns `directory` as a path, after refusing what cannot become an export.
 
     Raises:
-        InputError: `directory` is a file, itself a version or holds versions of another kind; `version` is no positive
-            integer or exists already.
+        InputError: `directory` is a file, itself a version, beside versions or holds versions of another kind;
+            `version` is no positive integer or exists already.
     """
     folder = Path(directory)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds the versions, e.g. saved_models/digits")
     if form(folder):
         raise InputError(f"{folder} is an exported version itself; give its parent, {folder.parent}")
+    if number(folder.name) is not None and any(form(path) for path in versions(folder.parent).values()):
+        raise InputError(
+            f"{folder} lies among the versions in {folder.parent}; give that folder, and version={number(folder.name)}"
+        )
     taken = versions(folder)
-    found = form(folder / str(taken[-1])) if taken else None
+    found = form(taken[max(taken)]) if taken else None
     if found not in (None, kind):
         raise InputError(
             f"{folder} holds versions in the form {found}, a server reads one form per folder; give another folder "
@@ -66,7 +75,7 @@ def check_target(directory: str | os.PathLike[str], version: int | None, kind: s
         return folder
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise InputError(f"version={version!r}; expected a positive integer, or None for the next free one")
-    if (folder / str(version)).exists():
+    if version in taken or os.path.lexists(folder / str(version)):
         raise InputError(
             f"{folder / str(version)} exists already and is left alone; use version=None for the next free number "
             f"({next_version(folder)})"
@@ -77,7 +86,7 @@ def check_target(directory: str | os.PathLike[str], version: int | None, kind: s
 def next_version(directory: str | os.PathLike[str]) -> int:
     """Returns the number behind the highest one that exists, 1 in an empty folder."""
     folder = Path(directory)
-    taken = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()] if folder.is_dir() else []
+    taken = [number(entry.name) or 0 for entry in folder.iterdir()] if folder.is_dir() else []
     return max(taken, default=0) + 1
 
 

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,10 +16,13 @@ from dlkit._errors import InputError
 from dlkit.cli import main
 from dlkit.export import serve, server
 from dlkit.export._pictures import pictures
-from dlkit.export.server import Options, _page, _pictures, _tensors
+from dlkit.export.server import Options, _page, _pictures, _rpc, _tensors
+from dlkit.export.server import _models as models_
+from dlkit.export.server._answer import Service
 from dlkit.export.server._batching import Batcher
 from dlkit.export.server._errors import ServeError, sentence
-from dlkit.export.server._loaded import Signature
+from dlkit.export.server._loaded import RefusedError, Signature
+from dlkit.export.server._metrics import Metrics
 from dlkit.export.server._scan import Layout
 
 
@@ -206,6 +210,84 @@ def test_versions_are_numbers_without_their_zeros_and_work_in_progress_is_not_se
         Layout(tmp_path / "empty")
 
 
+def test_a_model_whose_name_is_a_number_is_a_model(tmp_path):
+    (tmp_path / "2024" / "1").mkdir(parents=True)
+    (tmp_path / "2024" / "1" / "saved_model.pb").touch()
+    assert [version.version for version in Layout(tmp_path).scan()["2024"]] == [1]
+
+
+def serving(folder, *names):
+    """Writes empty versions, and returns the models of the folder, whose loading is a pretence."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "saved_model.pb").touch()
+
+    class Pretended(models_.Models):
+        def _load(self, found):
+            if found.name == "broken":
+                raise RefusedError("no graph")
+            loaded = types.SimpleNamespace(close=lambda: None)
+            return models_.Version(found, loaded, self._options, self._metrics)
+
+    return Pretended(Options(folder), Metrics())
+
+
+def test_a_model_that_is_taken_away_is_no_failure_and_one_that_is_refused_is_until_its_folder_goes(tmp_path):
+    pytest.importorskip("prometheus_client")
+    models = serving(tmp_path, "a/1", "b/1", "broken/1")
+
+    async def look():
+        await models.refresh(first=True)
+        found = [models.names(), models.known()]
+        (tmp_path / "b").rename(tmp_path / ".b")
+        (tmp_path / "broken").rename(tmp_path / ".broken")
+        await models.refresh()
+        found += [models.names(), models.known()]
+        await models.close()
+        return found
+
+    assert asyncio.run(look()) == [["a", "b"], ["a", "b", "broken"], ["a"], ["a"]]
+
+
+def test_a_version_that_comes_back_while_its_last_request_runs_is_counted_as_serving(tmp_path, monkeypatch):
+    pytest.importorskip("prometheus_client")
+    models = serving(tmp_path, "a/1", "b/1")
+
+    async def no_trial(path, seconds):
+        return ""
+
+    async def look():
+        await models.refresh(first=True)
+        with models.get("b").held():
+            (tmp_path / "b").rename(tmp_path / ".b")
+            await models.refresh()
+            (tmp_path / ".b").rename(tmp_path / "b")
+            await models.refresh()
+        await asyncio.gather(*models._ending)
+        page, states = models._metrics.page().decode(), models.states("b")
+        await models.close()
+        return page, states
+
+    monkeypatch.setattr(models_, "probe", no_trial)
+    page, ((_, state),) = asyncio.run(look())
+    assert state.state == "AVAILABLE"
+    assert 'dlkit_serve_version{model="b",version="1"} 1.0' in page
+
+
+def test_one_picture_that_stands_for_a_million_rows_is_looked_at_once():
+    proto = tf.make_tensor_proto([b"\xff\xd8\xff" + b"\xd0\xff" * 90_000])
+    proto.tensor_shape.dim[0].size = 1_000_000
+    signature = Signature("s", None, {"image_bytes": tf.TensorSpec([None], tf.string)}, ("y",), True)
+    inputs = _rpc._arrays({"image_bytes": proto}, signature, 16 << 20)
+    started = time.monotonic()
+    assert len(Service(Options(None), None, None)._costs(signature, inputs)) == 1_000_000
+    assert time.monotonic() - started < 2
+
+
+def test_a_message_that_quotes_a_long_request_stays_short():
+    assert len(ServeError("NOT_FOUND", "x" * 10**6).message) < 1100
+
+
 BAD = {
     "port": (70000, "port=70000; expected a whole number from 0 to 65535"),
     "max_batch": (0, "max_batch=0; expected a whole number from 1"),
@@ -237,6 +319,10 @@ def test_the_command_has_an_example_and_tells_wrong_settings(capsys, tmp_path):
         main(["serve", str(tmp_path), "--set", "max_btch=3"])
     assert ended.value.code == 2
     assert "did you mean 'max_batch'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", str(tmp_path), "--set", "port=3"])
+    assert ended.value.code == 2
+    assert "an option of its own, --port" in capsys.readouterr().err
 
 
 def test_serving_code_loads_neither_keras_nor_a_framework_before_the_arguments_are_checked():

@@ -16,6 +16,9 @@ CODES = (
 )  # fmt: skip
 
 
+LONGEST = 1000  # characters of a message: requests are quoted in it, and gRPC carries 8 kB
+
+
 class ServeError(Exception):
     """What a client gets instead of an answer.
 
@@ -30,6 +33,7 @@ class ServeError(Exception):
     """
 
     def __init__(self, code: str, message: str, status: int | None = None, close: bool = False):
+        message = message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
         super().__init__(message)
         self.code, self.message, self.close = code, message, close
         self.status = HTTP[code] if status is None else status

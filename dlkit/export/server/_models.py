@@ -77,8 +77,9 @@ class Models:
         return sorted(name for name, versions in self._serving.items() if versions)
 
     def known(self) -> list[str]:
-        """The models that answer or were refused."""
-        return sorted({*self._states, *self._serving})
+        """The models that answer or were refused; one that was taken away or loads for the first time is neither."""
+        refused = {name for name, states in self._states.items() if any(state.message for state in states.values())}
+        return sorted({*refused, *self.names()})
 
     def __contains__(self, name: object) -> bool:
         return name in self._states
@@ -149,6 +150,9 @@ class Models:
                 break
             if found.version in serving or await self._try(found, first):
                 wanted.append(found.version)
+        here = {found.version for found in versions}
+        for key in [key for key in self._refused if key[0] == name and key[1] not in here]:
+            del self._refused[key], self._states[name][key[1]]  # a refused version is forgotten with its folder
         # an older version leaves only for a newer one that serves, or with its folder
         for number in sorted(set(serving) - set(wanted)):
             self._retire(name, number)
@@ -201,9 +205,9 @@ class Models:
         states = self._states[version.name]
         if states[version.number].state == "UNLOADING":  # unless it came back meanwhile
             states[version.number] = State("END")
+            self._metrics.version(version.name, version.number, False)
         for number in sorted(number for number, state in states.items() if state.state == "END")[:-REMEMBERED]:
             del states[number]
-        self._metrics.version(version.name, version.number, False)
         log.info("%s version %d: ended", version.name, version.number)
         del version
         await asyncio.to_thread(_settle, True)

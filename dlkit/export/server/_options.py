@@ -92,6 +92,8 @@ class Options:
             InputError: an unknown one, or no number.
         """
         for name in texts:
+            if name in ("port", "grpc_port"):
+                raise InputError(f"--set {name}={texts[name]}: it has an option of its own, --{name.replace('_', '-')}")
             if name not in _RANGES:
                 raise unknown("setting", name, _RANGES)
         try:

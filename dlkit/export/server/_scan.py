@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlkit._errors import InputError
+from dlkit.export._folders import number
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Layout:
         self._folder = folder.resolve()
         self._only: int | None = None
         if (self._folder / "saved_model.pb").is_file():
-            number = _version(self._folder.name)
-            self._only = 1 if number is None else number
-            self._one = self._folder.parent.name if number is not None else self._folder.name
+            version = number(self._folder.name)
+            self._only = 1 if version is None else version
+            self._one = self._folder.name if version is None else self._folder.parent.name
         elif _versions(self._folder):
             self._one = self._folder.name
         else:
@@ -58,7 +59,7 @@ class Layout:
 
 
 def _of_model(name: str, folder: Path) -> list[Found]:
-    found = [Found(name, number, path, _stamp(path)) for number, path in _versions(folder).items()]
+    found = [Found(name, version, path, _stamp(path)) for version, path in _versions(folder).items()]
     return sorted(found, key=lambda version: -version.version)
 
 
@@ -68,9 +69,9 @@ def _versions(folder: Path) -> dict[int, Path]:
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                number = _version(entry.name)
-                if number is not None and entry.is_dir() and not _other_form(Path(entry.path)):
-                    versions.setdefault(number, Path(entry.path))
+                version, path = number(entry.name), Path(entry.path)
+                if version is not None and entry.is_dir() and not _other_form(path) and not _is_model(path):
+                    versions.setdefault(version, path)
     except OSError:
         return {}
     return versions
@@ -82,8 +83,9 @@ def _other_form(path: Path) -> bool:
     return not (path / "saved_model.pb").exists() and any((path / name).exists() for name in others)
 
 
-def _version(name: str) -> int | None:
-    return int(name) if name.isascii() and name.isdigit() and len(name) < 19 else None
+def _is_model(path: Path) -> bool:
+    """True for a model whose name is a number: versions lie in it, and no graph."""
+    return not (path / "saved_model.pb").exists() and any(number(entry.name) is not None for entry in _listed(path))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
