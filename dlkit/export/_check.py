@@ -2,7 +2,7 @@
 
 Run by path, never as part of the package:
 
-    python -P _check.py        (then lines on standard input: folders with request.json and cases.npz)
+    python -P _check.py        (then lines on standard input: folders with request.json and cases.npz, as JSON strings)
 
 It answers with result.json in each folder. Nothing here may import from dlkit: that is the point.
 """
@@ -396,8 +396,8 @@ def check(folder):
 
 def main():
     """One folder per line on standard input; ends with it, so also when the asking process is killed."""
-    for line in sys.stdin:
-        check(Path(line.rstrip("\n")))
+    for line in sys.stdin.buffer:
+        check(Path(json.loads(line)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ TASKS = ("classification", "regression", "box")
 OPTIMIZE = ("fold", "freeze")
 PRECISION = ("float32", "bfloat16")
 QUANTIZE = ("int8",)
+UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # ends of lines and halves of characters; joiners inside words are letters
 
 
 @dataclass(frozen=True)
@@ -158,13 +160,13 @@ def _names(labels: Sequence[str] | None, task: str) -> tuple[str, ...]:
         if labels:
             raise InputError(f"labels are for classification, the task is {task!r}; leave them out")
         return ()
-    if labels is None or isinstance(labels, str) or not len(labels):
-        raise InputError(f"labels={labels!r}; expected one class name per output, e.g. ['cat', 'dog']")
+    if not isinstance(labels, Sequence | np.ndarray) or isinstance(labels, str | bytes) or not len(labels):
+        raise InputError(f"labels={labels!r}; expected a list of one class name per output, e.g. ['cat', 'dog']")
     names = tuple(str(label) for label in labels)
     seen: set[str] = set()
     for i, name in enumerate(names):
-        if not name.strip() or not name.isprintable():
-            raise InputError(f"label {i} is {name!r}; a class name is printable text on one line")
+        if not name.strip() or any(unicodedata.category(letter) in UNWRITABLE for letter in name):
+            raise InputError(f"label {i} is {name[:100]!r}; a class name is printable text on one line")
         if name in seen:
             raise InputError(f"label {name!r} occurs twice; every class needs a name of its own")
         seen.add(name)

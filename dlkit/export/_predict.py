@@ -12,7 +12,7 @@ from dlkit._errors import InputError
 from dlkit.export import _folders
 from dlkit.export._operations import strange_operations
 
-BATCH = 32
+BATCH, TOP = 32, 5
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def predict(path: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]
     Args:
         path: a version folder, or a folder of versions (its newest is taken).
         files: JPEG, PNG, BMP, GIF or WebP files.
-        top: number of classes per file, at most the five that an export answers.
+        top: number of classes per file, 1 to 5; an export answers the best five.
 
     Raises:
         InputError: `path` is no export, takes no files, or a file is missing or cannot be decoded (its name is given).
@@ -54,8 +54,8 @@ def predict(path: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]
     names = [Path(file) for file in files]
     if not names:
         raise InputError("no files to classify; give at least one picture")
-    if top < 1:
-        raise InputError(f"top={top!r}; expected 1 to 5")
+    if top not in range(1, TOP + 1):
+        raise InputError(f"top={top!r}; expected a whole number from 1 to {TOP}, which an export answers")
     contents = [_read(name) for name in names]
     check_form(folder)
     signatures = tf.saved_model.load(str(folder)).signatures

@@ -61,7 +61,7 @@ class Checker(contextlib.AbstractContextManager["Checker"]):
         if self._process.stdin is None:
             raise RuntimeError("the process that checks the export has no input")
         with contextlib.suppress(BrokenPipeError):  # its end is noticed and told by the caller
-            self._process.stdin.write(f"{folder}\n".encode())
+            self._process.stdin.write(f"{json.dumps(str(folder))}\n".encode())
             self._process.stdin.flush()
 
     def _tail(self) -> str:

@@ -92,6 +92,7 @@ def publish(kind: "type[Export]", model: Any, preprocess: Any, options: Options,
     _options.check_width(model, options)
     shape = _options.input_shape(model, preprocess)
     with Checker() as checker, _folders.writing(options.directory) as scratch:
+        _folders.check_target(options.directory, options.version, options.form)  # again: now nobody else writes there
         return kind(model, preprocess, shape, options, *more).write(verify_on, checker, scratch)
 
 

@@ -1,5 +1,6 @@
 """The export as a whole: what is written, what is refused, what a server sees."""
 
+import contextlib
 import json
 
 import keras
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from dlkit._errors import InputError
 from dlkit.data import Preprocess, Standardize, from_arrays
-from dlkit.export import VerificationError, _saved_model, saved_model, verify
+from dlkit.export import VerificationError, _folders, _options, _saved_model, saved_model, verify
 
 LABELS = ("cat", "dog", "<b>bird</b>", "fish|star", "Ёж")
 
@@ -210,8 +211,11 @@ def test_an_export_that_computes_something_else_is_never_published(monkeypatch, 
 
 BAD = {
     "labels_too_few": ({"labels": ["a", "b"]}, "2 labels for a model with 5 outputs"),
-    "labels_missing": ({"labels": []}, "expected one class name per output"),
-    "labels_a_string": ({"labels": "abcde"}, "expected one class name per output"),
+    "labels_missing": ({"labels": []}, "expected a list of one class name per output"),
+    "labels_a_string": ({"labels": "abcde"}, "expected a list of one class name per output"),
+    "labels_without_order": ({"labels": set("abcde")}, "expected a list of one class name per output"),
+    "labels_a_number": ({"labels": 5}, "expected a list of one class name per output"),
+    "labels_bytes": ({"labels": b"abcde"}, "expected a list of one class name per output"),
     "labels_twice": ({"labels": ["a", "b", "c", "d", "a"]}, "'a' occurs twice"),
     "labels_two_lines": ({"labels": ["a", "b", "c", "d", "e\nf"]}, "printable text on one line"),
     "labels_of_a_regression": ({"task": "regression"}, "labels are for classification"),
@@ -245,6 +249,45 @@ def test_a_directory_that_is_a_file_or_a_version_is_refused(exported, tiny, prep
         saved_model(tiny(), preprocess, LABELS, tmp_path / "file")
     with pytest.raises(InputError, match="is an exported version itself"):
         saved_model(tiny(), preprocess, LABELS, exported)
+
+
+def test_numbers_of_versions_are_those_of_the_server_with_zeros_and_without(tmp_path):
+    for name in ("00000123", "7", "\u0663", "notes"):
+        (tmp_path / "half" / name).mkdir(parents=True)
+        (tmp_path / "half" / name / "saved_model.pb").touch()
+    assert _folders.version_folder(tmp_path / "half").name == "00000123"
+    assert _folders.next_version(tmp_path / "half") == 124
+    with pytest.raises(InputError, match="123 exists already"):
+        _folders.check_target(tmp_path / "half", 123)
+    with pytest.raises(InputError, match=r"lies among the versions in .*; give that folder, and version=8"):
+        _folders.check_target(tmp_path / "half" / "8", None)
+    assert _folders.check_target(tmp_path / "2024", None) == tmp_path / "2024"
+
+
+def test_a_version_that_appears_while_an_export_waits_for_its_turn_is_left_alone(
+    tiny, preprocess, tmp_path, monkeypatch
+):
+    directory = tmp_path / "pets"
+    directory.mkdir()
+
+    @contextlib.contextmanager
+    def waited(folder, writing=_folders.writing):
+        (folder / "3").mkdir()  # what the one before wrote
+        with writing(folder) as scratch:
+            yield scratch
+
+    monkeypatch.setattr(_folders, "writing", waited)
+    with pytest.raises(InputError, match="3 exists already and is left alone"):
+        saved_model(tiny(), preprocess, LABELS, directory, version=3)
+    assert list((directory / "3").iterdir()) == []
+
+
+def test_letters_of_every_language_are_names_of_classes():
+    names = ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f469\u200d\U0001f467", "\u00a0x")
+    assert _options._names(names, "classification") == names
+    for wrong in ("a\u2028b", "a\x85b", "a\tb", "\udcff", " "):
+        with pytest.raises(InputError, match="printable text on one line"):
+            _options._names([wrong], "classification")
 
 
 def test_models_that_cannot_be_served_are_refused(tiny, preprocess, tmp_path, export):
