@@ -2,9 +2,10 @@
 
 import contextlib
 import logging
+import math
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dlkit.export import _folders
 from dlkit.export._slim import slimmed
 
 OPSET = 18
+LARGE = 1 << 20  # numbers in a weight that the converter of ONNX does not get to see: it keeps up to 50 copies of each
 
 
 def frozen(function: Any, erfc: bool) -> Any:
@@ -68,17 +70,61 @@ def to_onnx(function: Any, path: Path) -> None:
     inputs = [tensor.name for tensor in function.inputs]
     names = sorted(function.structured_outputs)
     outputs = {tensor.name: name for name, tensor in zip(names, function.outputs, strict=True)}
+    graph, weights = _without_large_weights(function.graph.as_graph_def())
     with _quiet():
         proto, _ = tf2onnx.convert.from_graph_def(
-            function.graph.as_graph_def(),
-            input_names=inputs,
+            graph,
+            input_names=[*inputs, *(f"{name}:0" for name in weights)],
             output_names=list(outputs),
             opset=OPSET,
-            tensors_to_rename={inputs[0]: "tensors", **outputs},
+            tensors_to_rename={inputs[0]: "tensors", **{f"{name}:0": name for name in weights}, **outputs},
         )
+    _with_weights(proto.graph, weights)
     del proto.metadata_props[:]
     _files.write_bytes(path, proto.SerializeToString())
     onnx.checker.check_model(str(path), full_check=True)
+
+
+def _without_large_weights(graph: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """Returns the graph with an input in place of each large constant, and the values under the inputs' names.
+
+    Not where there are loops: the converter recognises an LSTM by the constants that it reads.
+    """
+    weights: dict[str, np.ndarray] = {}
+    if any(node.op in ("While", "StatelessWhile") for node in graph.node):
+        return graph, weights
+    light = tf.compat.v1.GraphDef(versions=graph.versions, library=graph.library)
+    for node in graph.node:
+        tensor = node.attr["value"].tensor if node.op == "Const" else None
+        shape = [dim.size for dim in tensor.tensor_shape.dim] if tensor is not None else []
+        if tensor is None or tensor.dtype != tf.float32.as_datatype_enum or math.prod(shape) < LARGE:
+            light.node.append(node)
+            continue
+        name = f"weight_{len(weights)}"
+        weights[name] = tf.make_ndarray(tensor)
+        made = light.node.add(name=name, op="Placeholder")
+        made.attr["dtype"].type = tensor.dtype
+        made.attr["shape"].shape.CopyFrom(tensor.tensor_shape)
+        light.node.add(name=node.name, op="Identity", input=[name]).attr["T"].type = tensor.dtype
+    return light, weights
+
+
+def _with_weights(graph: Any, weights: Mapping[str, np.ndarray]) -> None:
+    """Puts the values back as initializers, transposed where the converter asks for it."""
+    import onnx
+
+    for node in list(graph.node):
+        if node.op_type == "Transpose" and node.input[0] in weights:
+            order = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "perm")
+            turned = weights[node.input[0]].transpose(order)
+            graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(turned), node.output[0]))
+            graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for given in list(graph.input):
+        if given.name in weights:
+            graph.input.remove(given)
+            if given.name in read:
+                graph.initializer.append(onnx.numpy_helper.from_array(weights[given.name], given.name))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dlkit._errors import InputError
 from dlkit.data import Preprocess, from_arrays
@@ -170,3 +171,25 @@ def test_a_model_without_a_graph_is_refused(preprocess, tmp_path):
     model(np.zeros((1, 12, 12, 3), "float32"), training=False)
     with pytest.raises(InputError, match=r"is no functional or sequential model, and litert rewrites its graph"):
         litert(model, Preprocess(12), LABELS, tmp_path / "out")
+
+
+def test_large_weights_pass_by_the_onnx_converter_and_are_all_in_the_file(tmp_path):
+    library = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    inputs = keras.Input((4, 4, 256))
+    shared = keras.layers.Dense(1024)
+    x = keras.layers.Conv2D(512, 3)(inputs)  # its weight is transposed, those of the others are not
+    x = keras.layers.Dense(1024)(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, shared(shared(x)))
+    spec = tf.TensorSpec((None, 4, 4, 256), tf.float32)
+    call = tf.function(lambda tensors: {"logits": model(tensors, training=False)}, input_signature=[spec])
+    function = _convert.frozen(call.get_concrete_function(), erfc=False)
+    light, weights = _convert._without_large_weights(function.graph.as_graph_def())
+    assert sorted(w.size for w in weights.values()) == [1024 * 1024, 9 * 256 * 512]
+    assert light.ByteSize() < 4e6 < function.graph.as_graph_def().ByteSize()
+    _convert.to_onnx(function, tmp_path / "model.onnx")
+    assert [given.name for given in library.load(tmp_path / "model.onnx").graph.input] == ["tensors"]
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 256)).astype(np.float32)
+    answer = runtime.InferenceSession(tmp_path / "model.onnx").run(["logits"], {"tensors": x})[0]
+    np.testing.assert_allclose(answer, model(x, training=False), atol=2e-5)
