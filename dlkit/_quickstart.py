@@ -48,7 +48,7 @@ def run(runs: Path, saved_models: Path) -> Path:
         return resnet_cifar(8, classes=10, input_shape=preprocess.input_shape, **overrides)
 
     say(f"1 data: {len(train)} digits to train on, {len(test)} held out by the builder")
-    say(f"2 search: at most {BUDGET} epochs, trials of up to {TRIAL_EPOCHS}")
+    say(f"2 search: trials of up to {TRIAL_EPOCHS} epochs, none started after {BUDGET} in all")
     found = search(
         build, space, replace(recipe, epochs=TRIAL_EPOCHS), part, validation, preprocess=preprocess,
         epochs_budget=BUDGET, directory=folder / "search", seed=SEED,
@@ -87,7 +87,7 @@ def run(runs: Path, saved_models: Path) -> Path:
 
 
 def _next(runs: Path) -> Path:
-    taken = [int(path.name) for path in runs.glob("*") if path.name.isdigit()]
+    taken = [int(path.name) for path in runs.glob("*") if path.name.isdecimal()]
     return runs / str(max(taken, default=0) + 1)
 
 
