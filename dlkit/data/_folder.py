@@ -11,7 +11,7 @@ import numpy as np
 
 from dlkit._errors import InputError
 from dlkit.data._stores import Files
-from dlkit.data.sources import Source, valid_boxes
+from dlkit.data.sources import Source, refuse_twice, valid_boxes
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
 _TABLES = (".csv", ".jsonl")
@@ -39,19 +39,20 @@ def from_folder(
         on_bad: "error": a pipeline over this source first reads every file and refuses with the list of bad ones;
             "skip": read every file now and leave out exactly the bad ones; `source.skipped` lists them.
         follow_links: False counts a symbolic link that leads out of the folder as a bad file, so that a downloaded
-        folder
-            cannot make you publish or train on what it points to.
+            folder cannot make you publish or train on what it points to.
         name: what reports call it; default: the folder's name.
 
     Raises:
-        InputError: no such folder, no pictures, fewer than two classes, a label that `classes` lacks, a picture listed
-            twice or outside the folder, a box outside its picture.
+        InputError: no such folder, no pictures, fewer than two classes, a label that `classes` lacks or a name that it
+            holds twice, a picture listed twice or outside the folder, a box outside its picture.
     """
     path = Path(path)
     if on_bad not in ("error", "skip"):
         raise InputError(
             f"on_bad={on_bad!r}; allowed: 'error' (refuse with the list), 'skip' (leave them out and say so)"
         )
+    if classes is not None:
+        refuse_twice(classes)
     if not path.exists():
         raise InputError(f"{path} does not exist")
     if path.is_dir():
@@ -114,7 +115,8 @@ def _from_tree(root: Path, classes: Sequence[str] | None, name: str) -> Source:
             )
         classes = used
     if len(classes) < 2:
-        raise InputError(f"{root} has one class, {classes[0]!r}: a classifier needs at least two class folders")
+        found_one = f"one class, {classes[0]!r}" if classes else "no class"
+        raise InputError(f"{root} has {found_one}: a classifier needs at least two class folders")
     if strange := sorted(set(used) - set(classes)):
         raise InputError(
             f"class folders in {root} that classes lacks: {', '.join(strange)}; classes: {', '.join(classes)}"
@@ -146,9 +148,9 @@ def _from_table(table: Path, classes: Sequence[str] | None, name: str) -> Source
     rows.sort(key=lambda row: row[1]["path"])
     seen: dict[str, int] = {}
     for line, row in rows:
-        if row["path"] in seen:
-            raise InputError(f"{table} lists {row['path']!r} twice, in lines {seen[row['path']]} and {line}: keep one")
-        seen[row["path"]] = line
+        if (place := os.path.normpath(row["path"])) in seen:
+            raise InputError(f"{table} lists {row['path']!r} twice, in lines {seen[place]} and {line}: keep one")
+        seen[place] = line
     labels = _labels(table, rows)
     boxes = _boxes(table, rows)
     if labels is None and boxes is None:

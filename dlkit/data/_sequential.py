@@ -46,9 +46,9 @@ class Records:
             return records.take(tf.cast(takes[file], tf.int64)).enumerate(starts[file])
 
         if order is None:
-            return tf.data.Dataset.range(len(self.files)).flat_map(one)
+            return tf.data.Dataset.range(len(self.files)).flat_map(draws.plain(one))
         files = tf.data.Dataset.from_tensor_slices(order)
-        return files.interleave(one, cycle_length=_FILES, block_length=_BLOCK, num_parallel_calls=_FILES)
+        return files.interleave(draws.plain(one), cycle_length=_FILES, block_length=_BLOCK, num_parallel_calls=_FILES)
 
     def content(self, row: int) -> bytes:
         """Returns one encoded picture, by reading its file up to it."""
@@ -109,19 +109,21 @@ class Sequential(Source):
             place = tf.range(files, dtype=tf.int64)
             order = draws.permuted(seed, "files", place, files, tf.fill([files], epoch))
             blocks = self.store.read(order).batch(self.buffer).enumerate()  # type: ignore[attr-defined]
-            return blocks.map(lambda block, records: mixed(epoch, block, records)).unbatch()
+            return blocks.map(draws.plain(lambda block, records: mixed(epoch, block, records))).unbatch()
 
         def mixed(epoch: Any, block: Any, records: Any) -> Any:
             size = tf.shape(records[0], tf.int64)[0]
             place = draws.permuted(seed, "buffer", tf.range(size), size, tf.fill([size], epoch), tf.fill([size], block))
             return tf.nest.map_structure(lambda part: tf.gather(part, place), records)
 
-        shuffled = tf.data.Dataset.counter(start // count, dtype=tf.int64).flat_map(one).skip(start % count)
-        return shuffled.map(lambda index, record: {"index": index, "record": record})
+        shuffled = (
+            tf.data.Dataset.counter(start // count, dtype=tf.int64).flat_map(draws.plain(one)).skip(start % count)
+        )
+        return shuffled.map(_named)
 
     def in_order(self) -> tf.data.Dataset:
         """Returns every record once: {"index", "record"}."""
-        return self.store.read().map(lambda index, record: {"index": index, "record": record})  # type: ignore[attr-defined]
+        return self.store.read().map(_named)  # type: ignore[attr-defined]
 
     def one(self, index: Any) -> Any:
         """Returns the encoded picture of one record; `index` is an element of `passes`."""
@@ -143,9 +145,7 @@ class Sequential(Source):
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> Source:
         """Returns these samples as a source in memory; reads the files once."""
-        chosen = np.asarray(indices, np.int64).reshape(-1)
-        if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
-            raise InputError(f"index {chosen.max()} is not a sample of {self!r}")
+        chosen = self._chosen(indices)
         wanted, found = set(chosen.tolist()), {}
         for element in self.in_order().take(int(chosen.max()) + 1 if len(chosen) else 0):
             if (row := int(element["index"])) in wanted:
@@ -179,9 +179,15 @@ class Sequential(Source):
         return report
 
 
+@draws.plain
+def _named(index: Any, record: Any) -> dict[str, Any]:
+    return {"index": index, "record": record}
+
+
 def _checked(source: Sequential, progress: bool) -> Report:
     from dlkit.data._check import progress_bar
 
+    @draws.plain
     def attempt(element: Any) -> Any:
         image = _decode.decode(source.one(element), 3)
         return element["index"], image[0, 0, 0]

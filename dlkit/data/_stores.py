@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from dlkit.data.draws import plain
+
 
 class Store(Protocol):
     """Inputs by row. `encoded` says whether `take` gives strings that still need the decoder."""
@@ -106,6 +108,7 @@ class Encoded:
         refused = getattr(self, "refused", {})
         missing = [row for row in rows.tolist() if row not in self._digests and row not in refused]
 
+        @plain
         def read(row: Any) -> Any:
             return row, self.digest(self.one(row))
 

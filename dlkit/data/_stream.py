@@ -237,7 +237,9 @@ class Stream:
         records = self.source.passes(self.seed, first // self.repeats)
         if self.repeats == 1:
             return records
-        repeated = records.flat_map(lambda record: tf.data.Dataset.from_tensors(record).repeat(self.repeats))
+        repeated = records.flat_map(
+            draws.plain(lambda record: tf.data.Dataset.from_tensors(record).repeat(self.repeats))
+        )
         return repeated.skip(first % self.repeats)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from dlkit.data import augment as a
+from dlkit.data._arrays import from_arrays
 from dlkit.data.preprocess import Preprocess
-from dlkit.data.sources import from_arrays
 
 OPERATIONS: tuple[Any, ...] = (
     a.Affine(rotate=25), a.Affine(shift=0.2), a.Affine(scale=(0.6, 1.5)), a.Affine(shear=25), a.Flip(0.5, 0.5),

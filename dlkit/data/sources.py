@@ -27,7 +27,8 @@ class Source:
     Args:
         name: what reports call it.
         task: "classification" (int class ids), "regression" (float targets) or "box" (boxes, with class ids or
-        without). store: where the inputs lie; `store.take(rows)` reads them in the graph.
+            without).
+        store: where the inputs lie; `store.take(rows)` reads them in the graph.
         classes: the class names in the order of the ids, None where there are none.
         labels: int64 (n,) class ids, or None.
         values: float32 (n, t) targets of a regression, or None.
@@ -79,10 +80,12 @@ class Source:
     # parts ----------------------------------------------------------------------------------------
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> "Source":
-        """Returns the source of these samples, in this order."""
-        chosen = np.asarray(indices, np.int64).reshape(-1)
-        if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
-            raise InputError(f"index {chosen.max()} is not a sample of {self!r}")
+        """Returns the source of these samples, in this order.
+
+        Raises:
+            InputError: an index that the source lacks, or what is no index, such as a mask.
+        """
+        chosen = self._chosen(indices)
 
         def pick(targets: np.ndarray | None) -> np.ndarray | None:
             return None if targets is None else targets[chosen]
@@ -94,6 +97,18 @@ class Source:
         if (report := self.__dict__.get("_report")) and report.ok:
             part.__dict__["_report"] = Report(part.name, len(part))
         return part
+
+    def _chosen(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        chosen = np.asarray(indices)
+        if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
+            raise InputError(
+                f"samples are chosen by whole numbers, got {chosen.dtype.name}; of a mask take np.flatnonzero(mask)"
+            )
+        chosen = chosen.astype(np.int64).reshape(-1)
+        wrong = chosen[(chosen < 0) | (chosen >= len(self))]
+        if len(wrong):
+            raise InputError(f"index {wrong[0]} is not a sample of {self!r}: 0 to {len(self) - 1} are")
+        return chosen
 
     def split(self, *fractions: float, seed: int = 0, stratify: bool = False) -> tuple["Source", ...]:
         """Returns disjoint parts in the given proportions, e.g. `train, validation = source.split(0.9, 0.1)`.
@@ -126,7 +141,7 @@ class Source:
         part = np.searchsorted(edges, place, side="right") - 1
         for missing in sorted(set(range(len(fractions))) - set(part.tolist())):
             counts = np.bincount(part, minlength=len(fractions) + 1)
-            movable = np.flatnonzero(counts[part] > 1)
+            movable = np.flatnonzero((counts[part] > 1) | (part == len(fractions)))
             middle = (edges[missing] + edges[missing + 1]) / 2
             part[movable[np.argmin(np.abs(place[movable] - middle))]] = missing
         return tuple(self.subset(np.flatnonzero(part == i)) for i in range(len(fractions)))
@@ -198,8 +213,7 @@ class Source:
 
         Args:
             kind: "encoded" keeps the files' bytes (small, still decoded each time); "decoded" keeps uint8 pictures
-            resized
-                by `preprocess` (fastest; a `RandomResizedCrop` then crops what was resized).
+                resized by `preprocess` (fastest; a `RandomResizedCrop` then crops what was resized).
             preprocess: for "decoded".
             budget: the memory that may be used, GiB.
 
@@ -274,94 +288,10 @@ def _rank_within(place: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return result
 
 
-def from_arrays(
-    x: Any,
-    y: Any,
-    *,
-    classes: Sequence[str] | None = None,
-    boxes: Any = None,
-    name: str = "arrays",
-) -> Source:
-    """Returns the source of arrays in memory.
-
-    Args:
-        x: pictures uint8 (n, H, W, C) or (n, H, W), or a table float (n, d).
-        y: int class ids (n,), float targets (n,) or (n, t), or None when `boxes` are the only targets. Floats make a
-            regression.
-        classes: class names; default "0", "1", ... up to the largest id.
-        boxes: (n, 4) as (x, y, width, height) in fractions of the picture.
-        name: what reports call it.
-
-    Raises:
-        InputError: lengths that differ, pictures that are not uint8, ids outside the classes, values that are not
-            finite, boxes outside the picture.
-
-    >>> source = from_arrays(np.zeros([4, 8, 8, 1], np.uint8), [0, 1, 1, 0], classes=["cat", "dog"])
-    >>> source, source.class_counts
-    (Source('arrays', classification, 4 samples, 2 classes), {'cat': 2, 'dog': 2})
-    """
-    x = _inputs(x)
-    count = len(x)
-    if y is not None and len(y) != count:
-        raise InputError(f"x has {count} samples and y has {len(y)}: one target per sample is needed")
-    labels = values = None
-    if y is not None:
-        y = np.asarray(y)
-        if np.issubdtype(y.dtype, np.integer) or y.dtype == bool:
-            labels, classes = _class_ids(y, classes)
-        else:
-            values = _finite("y", y.reshape(count, -1))
-    if boxes is not None:
-        boxes = valid_boxes(boxes, count)
-    elif y is None:
-        raise InputError("y=None needs boxes: a source without targets has nothing to train on")
-    if values is not None and boxes is not None:
-        raise InputError(
-            "float targets and boxes together are not a known task; pass class ids with boxes, or boxes alone"
-        )
-    task = "box" if boxes is not None else "classification" if labels is not None else "regression"
-    return Source(
-        name, task, Arrays(x), classes=tuple(classes) if labels is not None and classes else None, labels=labels,
-        values=values, boxes=boxes, rows=np.arange(count, dtype=np.int64),
-    )  # fmt: skip
-
-
-def _inputs(x: Any) -> np.ndarray:
-    x = np.asarray(x)
-    if x.ndim == 0 or len(x) == 0:
-        raise InputError("x is empty: a source needs at least one sample")
-    if x.ndim == 2:
-        return _finite("x", x)
-    if x.ndim == 3:
-        x = x[..., None]
-    if x.ndim != 4 or x.shape[-1] not in (1, 3, 4):
-        raise InputError(f"x of shape {x.shape} is neither pictures (n, H, W, 1|3|4) nor a table (n, d)")
-    if x.dtype != np.uint8:
-        raise InputError(f"pictures of dtype {x.dtype}: uint8 grey levels 0..255 are needed; scale and cast them first")
-    return x
-
-
-def _finite(name: str, values: np.ndarray) -> np.ndarray:
-    try:
-        values = np.asarray(values, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} of dtype {np.asarray(values).dtype} holds no numbers") from error
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
-    if len(bad):
-        raise InputError(f"{name} is not finite in {len(bad)} rows, first row {bad[0]}: {values[bad[0]]}")
-    return values
-
-
-def _class_ids(y: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarray, Sequence[str]]:
-    y = y.reshape(-1) if y.ndim == 2 and y.shape[1] == 1 else y
-    if y.ndim != 1:
-        raise InputError(f"class ids of shape {y.shape}: (n,) is needed; take argmax of one-hot rows, or pass floats")
-    y = y.astype(np.int64)
-    known = len(classes) if classes is not None else int(y.max()) + 1
-    bad = np.flatnonzero((y < 0) | (y >= known))
-    if len(bad):
-        raise InputError(f"class id {y[bad[0]]} of sample {bad[0]} ({len(bad)} such) is not among the {known} classes")
-    return y, tuple(map(str, classes)) if classes is not None else tuple(str(i) for i in range(known))
+def refuse_twice(classes: Sequence[str]) -> None:
+    """Raises InputError for a class name that stands twice: ids could not be told apart by it."""
+    if twice := sorted({str(name) for name in classes if list(classes).count(name) > 1}):
+        raise InputError(f"classes name {', '.join(map(repr, twice))} twice; each class needs a name of its own")
 
 
 def valid_boxes(boxes: Any, count: int, names: Sequence[str] | None = None) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Files of every kind for the tests, made with Pillow."""
 
 import io
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -27,5 +28,6 @@ def folder(root, per_class=4, classes=("cat", "dog"), size=(16, 20)):
     for label in classes:
         (root / label).mkdir(parents=True)
         for i in range(per_class):
-            (root / label / f"{i:03}.png").write_bytes(encoded(photo(*size, seed=hash((label, i)) % 999), "PNG"))
+            seed = zlib.crc32(f"{label} {i}".encode()) % 999  # hash() of a string differs from process to process
+            (root / label / f"{i:03}.png").write_bytes(encoded(photo(*size, seed=seed), "PNG"))
     return root

@@ -10,7 +10,7 @@ import tensorflow as tf
 from data_pictures import encoded, folder, photo
 
 from dlkit._errors import InputError
-from dlkit.data import Preprocess, eval_pipeline, from_arrays, from_folder
+from dlkit.data import Preprocess, eval_pipeline, from_arrays, from_folder, train_pipeline
 
 pytest.importorskip("PIL")
 
@@ -36,6 +36,17 @@ def pictures(count=12, side=8):
 def test_wrong_arrays_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         from_arrays(*arguments)
+
+
+@pytest.mark.parametrize("classes", [["a", "b", "a"], ["a", "b"]])
+def test_class_names_are_those_of_class_ids_and_each_its_own(tmp_path, classes):
+    twice = len(classes) == 3
+    with pytest.raises(InputError, match="classes name 'a' twice" if twice else r"pass y\.astype\(int\)"):
+        from_arrays(pictures(3), [0, 1, 0] if twice else [0.0, 1.0, 0.0], classes=classes)
+    with pytest.raises(InputError, match="'a' twice" if twice else "y is None"):
+        from_folder(tmp_path, classes=classes) if twice else from_arrays(
+            pictures(1), None, boxes=[[0, 0, 1, 1]], classes=classes
+        )
 
 
 def test_labels_must_match_the_classes():
@@ -105,6 +116,8 @@ def test_no_part_of_a_split_is_empty():
         parts = from_arrays(pictures(5), [0, 1, 0, 1, 0]).split(0.9, 0.05, 0.05, seed=seed)
         assert min(map(len, parts)) >= 1
         assert sum(map(len, parts)) == 5
+        few = from_arrays(pictures(2), [0, 1]).split(0.01, 0.01, seed=seed)  # both samples may be left over
+        assert list(map(len, few)) == [1, 1]
 
 
 @pytest.mark.parametrize("fractions", [(), (0.9, 0.2), (0.5, 0.0), (1.5,), (0.1,) * 13])
@@ -226,6 +239,7 @@ def test_tables_give_labels_and_boxes(tmp_path, kind):
     ("row", "message"),
     [
         ({"path": "cat/000.png", "label": "a"}, "twice, in lines"),
+        ({"path": "./cat//000.png", "label": "a"}, "twice, in lines"),
         ({"path": "../x.png", "label": "a"}, "leads out of"),
         ({"path": "/etc/x.png", "label": "a"}, "leads out of"),
         ({"path": "cat/001.png", "label": "horse"}, "class 'horse' of cat/001.png is not among a, b"),
@@ -294,5 +308,19 @@ def test_evaluation_visits_every_sample_once_in_order():
 
 
 def test_subsets_refuse_samples_that_are_not_there():
-    with pytest.raises(InputError, match="index 12"):
-        from_arrays(pictures(12), np.arange(12)).subset([0, 12])
+    source = from_arrays(pictures(12), np.arange(12))
+    for indices, message in (
+        ([0, 12], "index 12"),
+        ([-1, 3], "index -1"),
+        (np.arange(12) < 3, "flatnonzero"),
+        ([0.5], "float64"),
+    ):
+        with pytest.raises(InputError, match=message):
+            source.subset(indices)
+    assert len(source.subset([])) == 0
+    for start in (
+        lambda: train_pipeline(source.subset([]), Preprocess(8), None, 4, 0),
+        lambda: eval_pipeline(source.subset([]), Preprocess(8), 4),
+    ):
+        with pytest.raises(InputError, match="is empty"):
+            start()
