@@ -1,6 +1,8 @@
 """The one preparation of inputs that training, evaluation and the exported graph share."""
 
 import dataclasses
+import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +41,8 @@ class Preprocess:
         `from_images`: uint8 (B, H, W, C) -> float32 (B, height, width, channels).
 
     Raises:
-        InputError: for a size, channel count or interpolation that does not exist.
+        InputError: for a size, channel count or interpolation that does not exist, and for means and deviations that
+            are none of fractions (grey levels 0..255 have to be divided by 255).
 
     >>> preprocess = Preprocess(8, channels=1, mean=0.5, std=0.25)
     >>> preprocess.input_shape
@@ -60,31 +63,33 @@ class Preprocess:
     interpolation: str = dataclasses.field(default="bilinear", kw_only=True)
 
     def __post_init__(self) -> None:
-        pair = (self.size, self.size) if isinstance(self.size, int) else tuple(int(side) for side in self.size)
-        if len(pair) != 2 or min(pair) < 1:
-            raise InputError(f"size={self.size!r} is not a positive int or a pair (height, width) of them")
+        pair = _sides(self.size)
         if self.channels not in (1, 3, 4):
             raise InputError(f"channels={self.channels!r}; allowed: 1 (luma), 3 (RGB), 4 (RGBA)")
         if self.interpolation not in _INTERPOLATIONS:
             raise InputError(f"interpolation={self.interpolation!r}; allowed: {', '.join(_INTERPOLATIONS)}")
-        if self.resize is not None and self.resize < max(pair):
+        if self.resize is not None and not (isinstance(self.resize, int) and self.resize >= max(pair)):
             raise InputError(
-                f"resize={self.resize} is smaller than size={pair}, so no {pair[0]}x{pair[1]} crop fits; "
+                f"resize={self.resize!r} is no int of at least size={pair}, so no {pair[0]}x{pair[1]} crop fits; "
                 f"use resize={max(pair)} or more, or None to resize the whole picture to size"
             )
         object.__setattr__(self, "size", pair)
         object.__setattr__(self, "mean", self._per_channel("mean", self.mean, _IMAGENET[0]))
         object.__setattr__(self, "std", self._per_channel("std", self.std, _IMAGENET[1]))
-        if min(self.std) <= 0:  # type: ignore[arg-type]
-            raise InputError(f"std={self.std!r} must be positive: it divides")
+        if not all(0 < value < math.inf for value in self.std):  # type: ignore[union-attr]
+            raise InputError(f"std={self.std!r} must be positive and finite: it divides")
+        if not all(0 <= value <= 1 for value in self.mean):  # type: ignore[union-attr]
+            raise InputError(f"mean={self.mean!r} must hold fractions of full scale, 0..1: divide grey levels by 255")
 
     def _per_channel(self, name: str, value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
         if value is None:
             average = round(sum(default) / 3, 6)
             return {1: (average,), 3: default, 4: (*default, average)}[self.channels]
-        values = (
-            tuple(float(v) for v in value) if isinstance(value, (Sequence, tuple)) else (float(value),) * self.channels
-        )
+        try:
+            found = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"{name}={value!r} is no number, and none for each channel") from None
+        values = tuple(found.tolist()) if found.ndim == 1 else (float(found),) * self.channels if not found.ndim else ()
         if len(values) != self.channels:
             raise InputError(f"{name} has {len(values)} numbers for channels={self.channels}")
         return values
@@ -236,14 +241,14 @@ class Standardize:
             )
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
-        if min(self.std) < 0:
-            raise InputError(f"std={self.std!r} must not be negative")
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) < 0:
+            raise InputError(f"mean={self.mean!r} and std={self.std!r} must be finite, and std not negative")
 
     @classmethod
     def of(cls, source: Any) -> "Standardize":
         """Returns the statistics of a tabular source (population standard deviation, computed in float64)."""
-        table = np.asarray(source.take(np.arange(len(source))), np.float64)
-        if source.store.encoded or table.ndim != 2:
+        table = np.empty(0) if source.store.encoded else np.asarray(source.take(np.arange(len(source))), np.float64)
+        if table.ndim != 2:
             raise InputError(f"{source!r} holds pictures; Standardize is for tables, use Preprocess")
         return cls(tuple(table.mean(0)), tuple(table.std(0)))
 
@@ -265,3 +270,16 @@ class Standardize:
         """Returns the network's input from table rows: float (B, columns) -> float32 (B, columns)."""
         std = [value or 1.0 for value in self.std]
         return (tf.cast(rows, tf.float32) - tf.constant(self.mean, tf.float32)) / tf.constant(std, tf.float32)
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    """Returns the height and width that an int or a pair of them means."""
+    try:
+        pair = (
+            tuple(map(operator.index, size)) if isinstance(size, Sequence | np.ndarray) else (operator.index(size),) * 2
+        )
+    except TypeError:
+        pair = ()
+    if len(pair) != 2 or min(pair) < 1:
+        raise InputError(f"size={size!r} is not a positive int or a pair (height, width) of them")
+    return pair

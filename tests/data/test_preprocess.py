@@ -26,6 +26,7 @@ def test_it_is_a_frozen_value_that_survives_json():
     assert hash(again) == hash(one)
     assert one.input_shape == (30, 20, 1)
     assert Preprocess(8) == Preprocess((8, 8)) != Preprocess(9)
+    assert Preprocess(np.int64(8), mean=np.array([0.5, 0.25, 0.5])) == Preprocess(8, mean=(0.5, 0.25, 0.5))
     with pytest.raises(AttributeError):
         one.size = 3
 
@@ -40,6 +41,13 @@ def test_it_is_a_frozen_value_that_survives_json():
         ({"size": 8, "resize": 7}, "resize=7"),
         ({"size": 8, "mean": (0.1, 0.2)}, "mean has 2 numbers"),
         ({"size": 8, "std": 0.0}, "std"),
+        ({"size": 8, "std": np.inf}, "std"),
+        ({"size": 8, "mean": np.nan}, "mean=.*0..1"),
+        ({"size": 8, "mean": 127.5, "std": 127.5}, "divide grey levels by 255"),
+        ({"size": 8, "mean": "grey"}, "mean='grey' is no number"),
+        ({"size": 8.0}, "size=8.0"),
+        ({"size": (8.5, 8)}, "size=.8.5"),
+        ({"size": 8, "resize": 10.5}, "resize=10.5"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
@@ -224,3 +232,10 @@ def test_standardize_takes_its_numbers_from_a_table():
     assert Standardize.from_config(json.loads(json.dumps(one.get_config()))) == one
     with pytest.raises(InputError, match="pictures"):
         Standardize.of(from_arrays(np.zeros([2, 4, 4, 1], np.uint8), [0, 1]))
+    with pytest.raises(InputError, match="finite"):
+        Standardize((np.nan,), (1.0,))
+
+
+def test_standardize_reads_no_pictures_to_refuse_them(tmp_path):
+    with pytest.raises(InputError, match="pictures"):
+        Standardize.of(from_folder(folder(tmp_path)))
