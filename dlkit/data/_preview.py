@@ -45,7 +45,8 @@ def preview(
         preprocess: of the stream; default: the picture's own size, not normalised further than to -1..1.
 
     Raises:
-        InputError: an index that the source lacks, neither index nor k, or both.
+        InputError: an index that the source lacks, neither index nor k, or both, a counter below 0, or a table, which
+            is no picture.
 
     >>> from dlkit.data import from_arrays
     >>> source = from_arrays(np.zeros([6, 8, 8, 1], np.uint8), [0, 1, 0, 1, 0, 1])
@@ -56,6 +57,10 @@ def preview(
         raise InputError("preview needs either index (with epoch) or k")
     if index is not None and not 0 <= index < len(source):
         raise InputError(f"index={index} is not a sample of {source!r}")
+    if epoch < 0 or (k is not None and k < 0):
+        raise InputError(f"epoch={epoch} and k={k} are counted from 0")
+    if not source.store.encoded and source.take(tf.constant([0], tf.int64)).shape.rank != 4:
+        raise InputError(f"{source!r} is a table; preview shows pictures")
     if preprocess is None:
         row = index if index is not None else 0
         stored = source.take(tf.constant([row], tf.int64))[0]

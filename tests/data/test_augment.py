@@ -37,14 +37,25 @@ def test_the_contract(name):
     check_augmentation(op, identity=identity, size=size)
 
 
+class Nothing(a.Augmentation):
+    """Has a colour that nobody would ask it for."""
+
+    def color(self, u, mean):
+        raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: a.Affine(scale=(0.0, 1.0)), "scale"),
         (lambda: a.Affine(rotate=(5, -5)), "must not exceed"),
+        (lambda: a.Affine(rotate=float("nan")), "both finite"),
+        (lambda: a.Affine(rotate=float("inf")), "both finite"),
         (lambda: a.Affine(shear=90), "90"),
         (lambda: a.Affine(fill="wrap"), "fill='wrap'"),
         (lambda: a.Flip(1.5), "no probability"),
+        (lambda: a.Flip("often"), "no probability"),
+        (lambda: a.Chain([Nothing()]), "derive Nothing from Geometry, Color or Pixels"),
         (lambda: a.Flip(0.0, mode="alternating"), "contradicts"),
         (lambda: a.RandomCrop(-1), "padding=-1"),
         (lambda: a.RandomResizedCrop((0.5, 1.5)), "area"),

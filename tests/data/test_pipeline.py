@@ -128,8 +128,13 @@ def test_preview_shows_the_very_pixels_of_the_stream(expected):
     np.testing.assert_array_equal(shown.inputs, whole[0][shown.k])
     with pytest.raises(InputError, match="either index"):
         a.preview(source, augment)
-    with pytest.raises(InputError, match="index=40"):
-        a.preview(source, augment, index=40)
+    for arguments, message in (
+        ({"index": 40}, "index=40"), ({"k": -1}, "k=-1"), ({"index": 0, "epoch": -1}, "epoch=-1"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            a.preview(source, augment, **arguments)
+    with pytest.raises(InputError, match="is a table"):
+        a.preview(from_arrays(np.ones([4, 3]), np.arange(4.0)), None, index=0)
 
 
 def test_every_epoch_shows_every_sample_once_in_another_order(arrays):

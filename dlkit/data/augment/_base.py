@@ -1,6 +1,7 @@
 """What an augmentation is, and the small arithmetic that they share. Everything here compiles with XLA."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,11 +25,11 @@ class Where(NamedTuple):
 class Augmentation:
     """The base of every operation: a frozen value that takes its random numbers as an argument.
 
-    A subclass sets `draws`, how many uniform numbers of [0, 1) one picture needs, and implements one or more of
+    An operation sets `draws`, how many uniform numbers of [0, 1) one picture needs, and derives from one of
 
-    - `matrix(u, where, size)`: geometry, the map from output to input pixels (see `Matrix`);
-    - `color(u, mean)`: a 3x4 colour matrix (see `Colors`);
-    - `parameters(u, where, size)` and `pixels(channels, parameters)`: anything else (see `Pixels`).
+    - `Geometry`: `matrix(u, where, size)`, the map from output to input pixels (see `Matrix`);
+    - `Color`: `color(u, mean)`, a 3x4 colour matrix (see `Colors`);
+    - `Pixels`: `parameters(u, where, size)` and `pixels(channels, parameters)`, anything else.
     """
 
     draws: ClassVar[int] = 0
@@ -116,21 +117,23 @@ def pair(name: str, value: Range, centre: float = 0.0, *, minimum: float | None 
     """Returns the (low, high) that a user's strength means: a number s is centre - s .. centre + s.
 
     Raises:
-        InputError: neither a number nor a pair, a range that is reversed, or that reaches below `minimum`.
+        InputError: neither a number nor a pair, a range that is reversed or endless, or that reaches below `minimum`.
     """
     ends = (centre - value, centre + value) if isinstance(value, (int, float)) else value
     if not isinstance(ends, (tuple, list)) or len(ends) != 2 or not all(isinstance(v, (int, float)) for v in ends):
         raise InputError(f"{name} takes a number or a pair (low, high), got {value!r}")
     low, high = ends
-    if low > high or (minimum is not None and low < minimum):
+    if not -math.inf < low <= high < math.inf or (minimum is not None and low < minimum):
         limit = "" if minimum is None else f", and at least {minimum}"
-        raise InputError(f"{name}={value!r} means {low}..{high}; the first must not exceed the second{limit}")
+        raise InputError(
+            f"{name}={value!r} means {low}..{high}; both finite, the first must not exceed the second{limit}"
+        )
     return float(low), float(high)
 
 
 def probability(name: str, value: float) -> float:
     """Returns a probability, or raises InputError."""
-    if not 0 <= value <= 1:
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise InputError(f"{name}={value!r} is no probability: 0..1 is allowed")
     return float(value)
 

@@ -73,6 +73,11 @@ class Chain:
         for op in ops:
             if not isinstance(op, Augmentation):
                 raise InputError(f"augment holds {op!r}, which is no operation of dlkit.data.augment")
+            if not isinstance(op, (Geometry, Color, Pixels, Policy, Mix)):
+                raise InputError(
+                    f"augment holds {op!r}, of which nothing is known but its draws: derive {type(op).__name__} from "
+                    f"Geometry, Color or Pixels, see dlkit.data.augment.Augmentation"
+                )
         columns, self.columns = [], 0
         for op in ops:
             columns.append(self.columns)

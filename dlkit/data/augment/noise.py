@@ -158,8 +158,7 @@ class Erase(Pixels):
         chance: probability that a picture is covered at all.
         fill: grey level 0..1, or "noise" for uniform noise.
         inside: True keeps the whole rectangle in the picture (random erasing); False lets its centre lie anywhere, so
-        that it
-            may stick out (cutout: 8 of 32 pixels are `Erase(area=1/16, inside=False)`).
+            that it may stick out (cutout: 8 of 32 pixels are `Erase(area=1/16, inside=False)`).
 
     >>> Erase(area=1 / 16, inside=False).draws
     6

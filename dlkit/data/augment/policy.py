@@ -59,7 +59,7 @@ class Policy(Augmentation):
 
     def matrix(self, u: Any, where: Where, size: tuple[int, int]) -> Matrix:
         """See `Geometry.matrix`."""
-        result = None
+        steps = []
         for layer in range(self.layers):
             chosen, sign, magnitude = self._choice(u, layer)
             signed = sign * magnitude
@@ -75,10 +75,8 @@ class Policy(Augmentation):
             cos, sin = tf.cos(angle), tf.sin(angle)
             turn = Matrix(cos, -sin, tf.round(across), sin, cos, tf.round(down))
             shear = Matrix(one, amount("shear_x", s.shear), zero, amount("shear_y", s.shear), one, zero)
-            step = turn.then(shear)
-            result = step if result is None else result.then(step)
-        assert result is not None
-        return result
+            steps.append(turn.then(shear))
+        return functools.reduce(Matrix.then, steps)
 
     def layered(self, images: Any, u: Any) -> Any:
         """Returns uint8 pictures after the layers' operations on values."""
