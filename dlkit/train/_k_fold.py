@@ -11,6 +11,7 @@ import numpy as np
 
 from dlkit._errors import InputError
 from dlkit._files import write_json
+from dlkit.data.pipeline import refuse_bad
 from dlkit.train._fit import Result, fit
 
 
@@ -63,6 +64,7 @@ def k_fold(
         raise InputError(f"k={k!r} must be a whole number from 2 to the {len(source)} samples of {source.name!r}")
     run_dir = Path(run_dir)
     results = []
+    refuse_bad(source)  # once for all folds: parts of a source that was checked need no check
     parts = source.split(*[1 / k] * k, seed=recipe.seed, stratify=source.labels is not None)
     for i, part in enumerate(parts):
         rest = source.subset(np.flatnonzero(~np.isin(source.rows, part.rows)))

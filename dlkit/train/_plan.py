@@ -69,18 +69,26 @@ def plan(source: Any, *, model: str = "", recipe: str = "", size: int = 0, pretr
         name = "digits" if source.name.startswith("digits") else name
         chosen = recipes.RECIPES[name]
         reasons.append(f"recipe {name}: {len(source)} training pictures{', trained weights' if pretrained else ''}")
-    if chosen.batch * 8 > len(source):
-        batch = max(8, 2 ** int(np.log2(max(1, len(source) // 8))))
+    batch = min(chosen.batch, max(8, 2 ** int(np.log2(max(1, len(source) // 8)))))
+    batch = max(1, batch // chosen.accumulate) * chosen.accumulate
+    if batch < chosen.batch:
         # the rate goes with the batch: Goyal et al. 2017, section 2.1
         chosen = dataclasses.replace(chosen, batch=batch, peak_lr=chosen.peak_lr * batch / chosen.batch)
-        reasons.append(f"batch {batch}, learning rate {chosen.peak_lr:g}: at least eight steps per epoch")
+        steps = f"{len(source) / batch:.0f} steps per epoch of {len(source)} pictures"
+        reasons.append(f"batch {batch}, learning rate {chosen.peak_lr:g}: {steps}")
     return Plan(model, Preprocess(size, channels=channels), chosen, tuple(reasons))
 
 
 def _look(source: Any) -> tuple[int, int]:
-    """Returns the median shorter side and the channels (1 if every sampled picture is grey, else 3)."""
+    """Returns the median shorter side and the channels (1 if every sampled picture is grey, else 3).
+
+    Raises:
+        InputError: a table.
+    """
     rows = source.rows[np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)]
     read = Preprocess(1).read if source.store.encoded else np.asarray
     pictures = [np.asarray(read(item)) for item in source.store.take(tf.constant(rows))]
+    if pictures[0].ndim != 3:
+        raise InputError(f"{source.name!r} is a table; a plan is made for classes of pictures only")
     grey = all((picture[..., :1] == picture[..., :3]).all() for picture in pictures)
     return int(np.median([min(picture.shape[:2]) for picture in pictures])), 1 if grey else 3

@@ -1,6 +1,7 @@
 """How the fields of a recipe are checked, written as plain values and read from plain values or strings."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,8 +30,8 @@ _LISTS = ("augment", "stop", "sizes", "freeze", "lr_groups")
 def check_number(name: str, value: Any, low: float, high: float | None, whole: bool) -> None:
     """Refuses what is no number from `low` to below `high`."""
     number = isinstance(value, int) if whole else isinstance(value, (int, float))
-    if not number or isinstance(value, bool) or not low <= value or (high is not None and not value < high):
-        bound = f"at least {low}" if high is None else f"from {low} to below {high}"
+    if not number or isinstance(value, bool) or not low <= value < (math.inf if high is None else high):
+        bound = f"from {low} to below {high}" if high is not None else f"at least {low}{'' if whole else ' and finite'}"
         raise InputError(f"Recipe.{name} must be {'an integer' if whole else 'a number'} {bound}, got {value!r}")
 
 

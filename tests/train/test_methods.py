@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlkit._errors import InputError
-from dlkit.data import Preprocess, load
+from dlkit.data import Preprocess, load, sources
 from dlkit.layers import BatchNorm
 from dlkit.train import DivergedError, Recipe, evaluate, fit, k_fold, load_run, lr_find
 from dlkit.train.stopping import GradientNorm, LossStalled, Patience, Plateau, Target, TimeBudget, WeightChange
@@ -204,11 +204,14 @@ def test_the_range_test_finds_a_rate_that_learns_and_leaves_the_model_alone(tmp_
         lr_find(model, PLAIN, parts()[0], preprocess=small.PREPROCESS, steps=5)
 
 
-def test_every_sample_is_held_out_once_and_finished_folds_are_not_trained_again(tmp_path):
+def test_every_sample_is_held_out_once_and_finished_folds_are_not_trained_again(tmp_path, monkeypatch):
     source, _ = parts()
     recipe = dataclasses.replace(PLAIN, epochs=1)
     keywords = {"k": 3, "preprocess": small.PREPROCESS, "run_dir": tmp_path, "verbose": False}
+    checked, check = [], sources.check
+    monkeypatch.setattr(sources, "check", lambda *a, **k: checked.append(1) or check(*a, **k))
     found = k_fold(network, recipe, source, **keywords)
+    assert len(checked) <= 1
     assert len(found.results) == 3
     values = [result.metrics["accuracy"] for result in found.results]
     assert found.mean["accuracy"] == pytest.approx(np.mean(values))

@@ -60,6 +60,8 @@ def test_a_wrong_file_is_refused(tmp_path, text, message):
         ("precision", "float16", "unknown precision"),
         ("epochs", 0, "at least 1"),
         ("epochs", 2.5, "an integer"),
+        ("peak_lr", float("inf"), "at least 0 and finite"),
+        ("warmup_epochs", float("nan"), "at least 0 and finite"),
         ("batch", True, "an integer"),
         ("momentum", 1.0, "from 0 to below 1"),
         ("label_smoothing", -0.1, "from 0 to below 1"),
