@@ -12,6 +12,12 @@ from dlkit._errors import InputError
 from dlkit.train import Recipe, averaging
 
 RNG = np.random.default_rng(0)
+START = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _the_same_draws_in_whatever_order_tests_run():
+    RNG.bit_generator.state = START
 
 
 @pytest.fixture

@@ -10,6 +10,12 @@ from dlkit.train import optimizers
 from dlkit.train._muon import COEFFICIENTS, Muon, orthogonalise
 
 RNG = np.random.default_rng(0)
+START = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _the_same_draws_in_whatever_order_tests_run():
+    RNG.bit_generator.state = START
 
 
 def arrays(*shapes):
@@ -171,7 +177,7 @@ def test_muon_trains_a_convolution_in_a_graph_with_half_precision_activations():
         return loss
 
     losses = [float(step()) for _ in range(30)]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]  # 0.55 seen; 0.28 to 0.66 with other draws
     assert all(v.dtype == "float32" for v in model.trainable_variables)
 
 
