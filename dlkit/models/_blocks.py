@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from dlkit import initializers, layers
-from dlkit._errors import InputError
+from dlkit._errors import InputError, unknown
 
 Tensor = Any
 
@@ -175,8 +175,24 @@ def global_pool(x: Tensor, name: str = "pool") -> Tensor:
 
 def classifier(parts: Parts, x: Tensor, classes: int, activation: Any, name: str) -> Tensor:
     """Returns the last fully connected layer and its activation in float32, whatever the policy."""
-    x = parts.dense(x, classes, name=name)
-    return keras.layers.Activation(activation or "linear", dtype="float32", name="predictions")(x)
+    return answer(parts.dense(x, classes, name=name), activation, "predictions")
+
+
+def answer(x: Tensor, activation: Any, name: str) -> Tensor:
+    """Returns the activation of a network's output in float32, whatever the policy; None leaves the values.
+
+    Raises:
+        InputError: an unknown name, with the nearest of Keras'.
+    """
+    try:
+        keras.activations.get(activation)
+    except (TypeError, ValueError):
+        helpers = ("get", "serialize", "deserialize")
+        raise unknown(
+            "activation of the output", activation,
+            [known for known in dir(keras.activations) if known[0] != "_" and known not in helpers],
+        ) from None  # fmt: skip
+    return keras.layers.Activation(activation or "linear", dtype="float32", name=name)(x)
 
 
 def image_input(input_shape: Sequence[int | None], builder: str, ranks: Sequence[int] = (2,)) -> Tensor:
@@ -227,13 +243,13 @@ def check_size(builder: str, input_shape: Sequence[int | None], last: Callable[[
     if not sizes:
         return
     if last(min(sizes)) < 1:
-        smallest = next(n for n in range(min(sizes), 4097) if last(n) >= 1)
+        smallest = next((n for n in range(min(sizes), 4097) if last(n) >= 1), "more than 4096")
         raise InputError(
             f"{builder}: an input of {' x '.join(map(str, input_shape[:-1]))} pixels is too small; the smallest is "
             f"{smallest} pixels a side{advice and '. ' + advice}"
         )
     if max(last(n) for n in sizes) == 1:
-        roomy = next(n for n in range(max(sizes), 4097) if last(n) > 1)
+        roomy = next((n for n in range(max(sizes), 4097) if last(n) > 1), "more than 4096")
         warnings.warn(
             f"{builder}: at {' x '.join(map(str, input_shape[:-1]))} pixels the last map is 1x1, so the last stage "
             f"convolves padding; {roomy} pixels a side give 2x2{advice and '. ' + advice}",

@@ -7,7 +7,7 @@ import keras
 
 from dlkit import initializers, layers
 from dlkit._errors import InputError
-from dlkit.models._blocks import Parts, check_classes, check_size, checked_shape, image_input
+from dlkit.models._blocks import Parts, answer, check_classes, check_size, checked_shape, image_input
 
 Tensor = Any
 
@@ -65,9 +65,11 @@ def cifar_fast(
     """
     check_classes(classes, "cifar_fast")
     shape = checked_shape(input_shape, "cifar_fast")
-    for value in (patch, *filters):
+    for value in (patch, *filters) if isinstance(filters, (list, tuple)) else (filters, None):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"cifar_fast: patch={patch!r} and filters={filters!r} must be positive whole numbers")
+            raise InputError(
+                f"cifar_fast: patch={patch!r} must be a positive whole number and filters={filters!r} a tuple of them"
+            )
     check_size("cifar_fast", shape, lambda n: (n - patch + 1) // 2 ** len(filters))
     parts = Parts(norm, activation, initializer, width, epsilon)
     inputs = image_input(shape, "cifar_fast")
@@ -85,7 +87,7 @@ def cifar_fast(
         x = keras.layers.GlobalMaxPooling2D(name="pool")(x)
         small = keras.initializers.RandomNormal(stddev=1 / x.shape[-1])
         x = keras.layers.Dense(classes, use_bias=False, kernel_initializer=small, name="fc")(x)
-        x = keras.layers.Activation(classifier_activation or "linear", dtype="float32", name="predictions")(x)
+        x = answer(x, classifier_activation, "predictions")
     return keras.Model(inputs, x, name=name or "cifar_fast")
 
 

@@ -110,7 +110,11 @@ def cnn(
         _positive(count, what)
     check_classes(classes, "cnn")
     shape = checked_shape(input_shape, "cnn", ranks=(1, 2, 3))
+    if isinstance(dense, int) and dense < 0:
+        raise InputError(f"cnn: dense={dense!r} must be a number of layers, 0 for none, or a tuple of their sizes")
     hidden = (units,) * dense if isinstance(dense, int) else tuple(dense)
+    for size in hidden:
+        _positive(size, "units" if isinstance(dense, int) else "dense")
     pad = dilation * (kernel - 1) // 2 if padding == "same" else padding
     if not isinstance(pad, int) or pad < 0:
         raise InputError(f'cnn: padding={padding!r} must be "same" or a number of pixels, such as 1')

@@ -64,7 +64,8 @@ def ensemble(models: Sequence[keras.Model], *, name: str = "ensemble") -> keras.
     Output: a dictionary: "probabilities" (batch, classes) and "disagreement" (batch,), 0 to 1, both float32.
 
     Raises:
-        InputError: fewer than two members, shapes that differ, or logits mixed with probabilities.
+        InputError: fewer than two members, shapes that differ, one output only, logits mixed with probabilities, or a
+            last activation that gives neither, such as a sigmoid for each class.
 
     Example:
         >>> import numpy as np
@@ -88,6 +89,8 @@ def ensemble(models: Sequence[keras.Model], *, name: str = "ensemble") -> keras.
                 f"ensemble: member {k + 1} maps {member.input_shape} to {member.output_shape}, member 1 maps "
                 f"{first.input_shape} to {first.output_shape}; all must agree"
             )
+    if first.output_shape[-1] == 1:
+        raise InputError("ensemble: the members have one output, and probabilities of classes are what is averaged")
     ends = {_ends_in_probabilities(m) for m in members}
     if len(ends) > 1:
         raise InputError("ensemble: some members end in probabilities and some in logits; build all the same way")
@@ -110,5 +113,7 @@ def _copy(model: keras.Model, prefix: str, inputs: Tensor) -> Tensor:
 
 
 def _ends_in_probabilities(model: keras.Model) -> bool:
-    last = getattr(model.layers[-1], "activation", None)
-    return isinstance(model.layers[-1], keras.layers.Softmax) or getattr(last, "__name__", "") == "softmax"
+    last = getattr(getattr(model.layers[-1], "activation", None), "__name__", "linear")
+    if last not in ("linear", "softmax", "log_softmax"):
+        raise InputError(f"ensemble: {model.name!r} ends in {last}; logits or softmax probabilities are averaged")
+    return isinstance(model.layers[-1], keras.layers.Softmax) or last == "softmax"

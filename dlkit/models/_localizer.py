@@ -6,6 +6,7 @@ import keras
 
 from dlkit import initializers
 from dlkit._errors import InputError
+from dlkit.models._blocks import answer, global_pool
 from dlkit.models._endpoints import endpoints
 
 
@@ -35,7 +36,7 @@ def localizer(
     Input: the backbone's. Output: (batch, 4), float32.
 
     Raises:
-        InputError: the backbone has no feature map, or "flatten" on a map of unknown size.
+        InputError: the backbone has no feature map, "flatten" on a map of unknown size, or an unknown activation.
 
     Example:
         >>> from dlkit import models
@@ -55,7 +56,6 @@ def localizer(
             raise InputError('localizer: pooling="flatten" needs a known input size; or pooling="average"')
         x = keras.layers.Flatten(name="box_flatten")(x)
     else:
-        x = keras.layers.GlobalAveragePooling2D(name="box_pool")(x)
+        x = global_pool(x, "box_pool")
     x = keras.layers.Dense(4, kernel_initializer=initializers.get(initializer), name="box_fc")(x)
-    x = keras.layers.Activation(activation or "linear", dtype="float32", name="box")(x)
-    return keras.Model(backbone.input, x, name=name)
+    return keras.Model(backbone.input, answer(x, activation, "box"), name=name)

@@ -54,6 +54,15 @@ SLIM = {"width": 0.1, "classes": 4}
         (lambda: models.cnn(2, (1, 2, 3)), "has 3 numbers for 2 blocks"),
         (lambda: models.cnn(downsample="mean"), "unknown downsample 'mean'"),
         (lambda: models.cnn(padding=-1), "padding=-1"),
+        (lambda: models.cnn(dense=-1), "dense=-1 must be a number of layers"),
+        (lambda: models.cnn(units=0), "units=0 must be a positive whole number"),
+        (lambda: models.cnn(14), "the smallest is more than 4096 pixels"),
+        (lambda: models.cifar_fast(filters=64), "filters=64 a tuple of them"),
+        (lambda: models.mlp(classifier_activation="sofmax"), "did you mean 'softmax'"),
+        (lambda: models.cifar_fast(classifier_activation="sofmax"), "did you mean 'softmax'"),
+        (lambda: models.localizer(models.resnet_cifar(8, **SLIM), activation="sigmoyd"), "did you mean 'sigmoid'"),
+        (lambda: models.ensemble([models.mlp((2,), classes=1) for _ in range(2)]), "one output"),
+        (lambda: models.ensemble([models.mlp((2,), classifier_activation="sigmoid")] * 2), "ends in sigmoid"),
         (lambda: models.ensemble([models.mlp((2,))]), "at least two"),
         (lambda: models.ensemble([models.mlp((2,)), models.mlp((2,), classes=3)]), "all must agree"),
         (lambda: models.localizer(models.mlp((2,))), "no layers named stage1"),
@@ -264,6 +273,11 @@ def test_a_localizer_learns_one_box_and_keeps_the_backbones_weights(pooling):
     y = np.asarray(model(np.zeros((2, 8, 8, 3), "float32"), training=False))
     assert y.dtype == np.float32
     assert np.all((y > 0) & (y < 1))
+
+
+def test_a_localizer_takes_signals_too():
+    backbone = models.cnn(2, 1, 0, input_shape=(16, 2), head="average")
+    assert models.localizer(backbone, pooling="average").output_shape == (None, 4)
 
 
 @pytest.mark.parametrize("width", [0.02, 0.05, 0.1, 0.13])
