@@ -1,6 +1,7 @@
 """Initial weights: the lectures' methods by name, Dirac, and LSUV, which calibrates a built model on a batch."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -120,7 +121,7 @@ def get(name: Any, /, seed: int | None = None, **kw: Any) -> Any:
 
     Args:
         name: see above; a callable (shape, dtype) -> tensor and an instance are returned as they are.
-        seed: of the draws, where the initializer has any; None draws one.
+        seed: of the draws, for a name, a class or a config that has any; None draws one or keeps the config's.
         **kw: further arguments of the initializer, such as `value` or `stddev`.
 
     Raises:
@@ -134,7 +135,10 @@ def get(name: Any, /, seed: int | None = None, **kw: Any) -> Any:
     eq. 12; K. He et al., "Delving Deep into Rectifiers", 2015, eq. 10, https://arxiv.org/abs/1502.01852.
     Lecture 003 (M. Gushchin), "Initialisation"; lecture 002 (St Petersburg University), "Initialisation of weights".
     """
-    if isinstance(name, dict):
+    if isinstance(name, dict) and not kw:
+        config = dict(name.get("config") or {})
+        if seed is not None and "seed" in config:
+            name = {**name, "config": {**config, "seed": seed}}
         return keras.initializers.deserialize(name)
     if isinstance(name, str):
         key = name.lower()
@@ -146,9 +150,12 @@ def get(name: Any, /, seed: int | None = None, **kw: Any) -> Any:
         except TypeError as error:
             raise InputError(f"initializer {name!r} does not take {sorted(kw)}: {error}") from error
     if isinstance(name, type) and issubclass(name, keras.initializers.Initializer):
-        return name(**kw)
+        seeded = {} if seed is None or "seed" not in inspect.signature(name).parameters else {"seed": seed}
+        return name(**seeded, **kw)
     if callable(name) and not kw:
         return name
+    if kw and (callable(name) or isinstance(name, dict)):
+        raise InputError(f"initializer {name!r} is complete and does not take {sorted(kw)}; give its name or class")
     raise InputError(f"initializer {name!r} is no name, config or callable; known names: {', '.join(_INITIALIZERS)}")
 
 
@@ -210,7 +217,7 @@ def _calibrate(model: Any, layer: Any, batch: Any, tolerance: float, max_iterati
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.input  # a list of one warns about its structure
     try:
         probe = keras.Model(inputs, layer.output)
-        for _ in range(max_iterations + 1):
+        for scalings in range(max_iterations + 1):
             output = np.asarray(ops.convert_to_numpy(probe(batch, training=False)), "float64")
             variance = float(output.var())
             if not variance > 0 or not np.isfinite(variance):
@@ -218,7 +225,7 @@ def _calibrate(model: Any, layer: Any, batch: Any, tolerance: float, max_iterati
                     f"lsuv: the output of layer {layer.name!r} has variance {variance} on this batch of shape "
                     f"{np.shape(batch)}; give a batch of varied samples, scaled as in training"
                 )
-            if abs(variance - 1) < tolerance:
+            if abs(variance - 1) < tolerance or scalings == max_iterations:
                 break
             layer.kernel.assign(layer.kernel / np.sqrt(variance).astype("float32"))
         return variance

@@ -45,6 +45,28 @@ def test_seeds_repeat_draws_and_different_seeds_do_not():
     assert not (first == other).any()
 
 
+def test_a_seed_reaches_classes_and_configs_and_what_cannot_take_an_argument_refuses_it():
+    cls = keras.initializers.HeNormal
+    config = keras.initializers.serialize(cls(seed=5))
+    for form in (cls, config):
+        first, again = (array(initializers.get(form, seed=1)((3, 3))) for _ in range(2))
+        assert (first == again).all()
+        assert not (first == array(cls(seed=5)((3, 3)))).any()
+    assert (array(initializers.get(config)((3, 3))) == array(cls(seed=5)((3, 3)))).all()
+    for form in (config, cls()):
+        with pytest.raises(InputError, match="does not take"):
+            initializers.get(form, stddev=1.0)
+
+
+def test_lsuv_reports_the_variance_that_it_leaves():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)])
+    x = np.random.default_rng(0).normal(0, 5, size=(64, 8)).astype("float32")
+    for iterations in (0, 1):
+        reached = initializers.lsuv(model, x, max_iterations=iterations, tolerance=1e-12)["dense"]
+        assert reached == pytest.approx(array(model(x, training=False)).var(), rel=1e-6)
+        assert (abs(reached - 1) < 1e-3) == bool(iterations)
+
+
 def test_get_takes_names_classes_configs_callables_and_arguments():
     assert array(initializers.get("constant", value=0.3)((2,))).tolist() == pytest.approx([0.3, 0.3])
     assert isinstance(initializers.get(keras.initializers.HeNormal), keras.initializers.HeNormal)
