@@ -67,7 +67,7 @@ def run(runs: Path, saved_models: Path) -> Path:
 
     say("4 export: SavedModel with preprocessing and class names inside, checked in a fresh process")
     export = saved_model(model, preprocess, train.classes, saved_models / "digits", verify_on=test)
-    report = Report.from_dict(json.loads((export / "verification.json").read_text()))
+    report = Report.from_dict(json.loads((export / "verification.json").read_text(encoding="utf-8")))
 
     files = _write_pictures(test, folder / "pictures")
     say(f"5 prediction: {FILES} PNG files in {folder / 'pictures'}, read by the export with TensorFlow alone")

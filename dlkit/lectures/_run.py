@@ -108,7 +108,7 @@ def verdict(claim: dict, quick: bool) -> str:
 
 def read(folder: str | os.PathLike[str]) -> dict:
     """Returns result.json of a folder that `run` wrote."""
-    return json.loads(Path(folder, "result.json").read_text())
+    return json.loads(Path(folder, "result.json").read_text(encoding="utf-8"))
 
 
 def _processor() -> str:

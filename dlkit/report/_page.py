@@ -61,8 +61,8 @@ def write(run_dir: str | Path, data: Source | None = None) -> Path:
 def read(run_dir: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Returns recipe.json and the rows of history.csv."""
     try:
-        held = json.loads((run_dir / "recipe.json").read_text())
-        with open(run_dir / "history.csv", newline="") as file:
+        held = json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
+        with open(run_dir / "history.csv", newline="", encoding="utf-8") as file:
             rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
         lacking = [name for name in PARTS if not isinstance(held.get(name), dict)]
         lacking += [name for name in COLUMNS if rows and name not in rows[0]]
@@ -80,7 +80,7 @@ def read(run_dir: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
 def _ended(run_dir: Path) -> dict[str, Any]:
     """What the run says of its end: why it stopped early, the row of the saved model; empty while it goes on."""
     try:
-        return json.loads((run_dir / "summary.json").read_text())
+        return json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
 

@@ -30,7 +30,7 @@ def write_search(directory: str | Path) -> Path:
     """
     directory = Path(directory)
     try:
-        held = json.loads((directory / "search.json").read_text())
+        held = json.loads((directory / "search.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{directory} holds no search: search.json is missing") from None
     except ValueError as error:
@@ -166,7 +166,9 @@ def _failures(records: list[dict[str, Any]]) -> str:
 def _history(directory: Path, record: dict[str, Any], objective: str) -> list[tuple[float, float]]:
     """The trial's objective epoch by epoch, from the run's history; its last value alone where that is gone."""
     try:
-        with open(_records.trial_folder(directory, record["id"]) / "run" / "history.csv", newline="") as file:
+        with open(
+            _records.trial_folder(directory, record["id"]) / "run" / "history.csv", newline="", encoding="utf-8"
+        ) as file:
             rows = list(csv.DictReader(file))
         points = [(float(row["epoch"]), float(row[objective])) for row in rows]
         return [(x, y) for x, y in points if math.isfinite(y)]
