@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from dlkit import _errors
+
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 # largest deviation from the float64 reference, relative to the largest value: a few roundings of the dtype
 TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2, "float16": 2e-3}
@@ -33,7 +35,7 @@ def check_layer(
     jit: bool = True,
     seed: int = 0,
 ) -> None:
-    """Holds a layer to the contract; raises AssertionError with what was expected and what came.
+    """Holds a layer to the contract.
 
     - the config is JSON, made of constructor arguments, the same before and after build and call, and its layer again
     - shapes and dtypes are what `compute_output_shape` and the policy say, in float32, bfloat16 and float16
@@ -56,10 +58,17 @@ def check_layer(
         jit: whether the layer must also run compiled.
         seed: of inputs and weights.
 
+    Raises:
+        AssertionError: with what was expected and what came.
+        InputError: a dtype that no policy has.
+
     Example:
         >>> import keras
         >>> check_layer(lambda **kw: keras.layers.Dense(3, **kw), (2, 5), reference=lambda x, w, b: x @ w + b)
     """
+    for dtype in dtypes:
+        if dtype not in POLICIES:
+            raise _errors.unknown("dtype", dtype, POLICIES)
     rng = np.random.default_rng(seed)
     x = rng.normal(size=input_shape)
     kept: list[np.ndarray] | None = None
@@ -306,7 +315,8 @@ def _check_mask(factory: Factory, input_shape: Sequence[int]) -> None:
         return
     mask = np.ones(tuple(input_shape)[:2], bool)
     got = layer.compute_mask(np.zeros(input_shape, "float32"), mask)
-    assert got is mask or (_numpy(got) == mask).all(), f"{type(layer).__name__}: says it supports masks and drops one"
+    kept = got is mask or (got is not None and (_numpy(got) == mask).all())
+    assert kept, f"{type(layer).__name__}: says it supports masks and drops one"
 
 
 def _check_jit(factory: Factory, x: np.ndarray, weights: list[np.ndarray], training: bool) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from dlkit._errors import unknown
+
 Build = Callable[[], keras.Model]
 CHECKS = ("build", "names", "dtype", "batch", "reload", "weights", "overfit", "export")
 
@@ -41,10 +43,17 @@ def check_model(
         learning_rate: of Adam there.
         batch: samples of the batch.
 
+    Raises:
+        AssertionError: with the check, what was expected and what came.
+        InputError: `skip` names no check.
+
     Example:
         >>> from dlkit import models, testing
         >>> testing.check_model(lambda: models.mlp((16,), classes=3, input_shape=(5,)), skip=("export",))
     """
+    for name in skip:
+        if name not in CHECKS:
+            raise unknown("check", name, CHECKS)
     model = build()
     shape = tuple(model.input_shape[1:]) if input_shape is None else tuple(input_shape)
     x = np.random.default_rng(0).normal(size=(batch, *shape)).astype("float32")
