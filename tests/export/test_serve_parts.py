@@ -1,6 +1,7 @@
 """The parts of the server on their own: pictures' headers, batches, folders, options, the page, the command line."""
 
 import asyncio
+import errno
 import struct
 import subprocess
 import sys
@@ -229,11 +230,11 @@ def serving(folder, *names):
             loaded = types.SimpleNamespace(close=lambda: None)
             return models_.Version(found, loaded, self._options, self._metrics)
 
+    pytest.importorskip("prometheus_client")
     return Pretended(Options(folder), Metrics())
 
 
 def test_a_model_that_is_taken_away_is_no_failure_and_one_that_is_refused_is_until_its_folder_goes(tmp_path):
-    pytest.importorskip("prometheus_client")
     models = serving(tmp_path, "a/1", "b/1", "broken/1")
 
     async def look():
@@ -249,8 +250,35 @@ def test_a_model_that_is_taken_away_is_no_failure_and_one_that_is_refused_is_unt
     assert asyncio.run(look()) == [["a", "b"], ["a", "b", "broken"], ["a"], ["a"]]
 
 
+def test_a_folder_that_cannot_be_looked_at_ends_nothing(tmp_path, monkeypatch):
+    models = serving(tmp_path, "a/1")
+
+    def too_many(folder):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def look():
+        await models.refresh(first=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tmp_path), "iterdir", too_many)
+            with pytest.raises(OSError, match="Too many open files"):
+                await models.refresh()
+        found = models.names()
+        await models.close()
+        return found
+
+    assert asyncio.run(look()) == ["a"]
+
+
+def test_one_version_alone_is_gone_when_its_folder_is(tmp_path):
+    (tmp_path / "net" / "1").mkdir(parents=True)
+    (tmp_path / "net" / "1" / "saved_model.pb").touch()
+    layout = Layout(tmp_path / "net" / "1")
+    assert [version.version for version in layout.scan()["net"]] == [1]
+    (tmp_path / "net" / "1").rename(tmp_path / "net" / ".1")
+    assert layout.scan() == {}
+
+
 def test_a_version_that_comes_back_while_its_last_request_runs_is_counted_as_serving(tmp_path, monkeypatch):
-    pytest.importorskip("prometheus_client")
     models = serving(tmp_path, "a/1", "b/1")
 
     async def no_trial(path, seconds):

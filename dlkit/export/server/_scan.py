@@ -1,11 +1,10 @@
 """Which models and versions a folder holds: the layout of TensorFlow Serving."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from dlkit._errors import InputError
-from dlkit.export._folders import number
+from dlkit.export._folders import MODEL_FILES, number
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,11 @@ class Layout:
     def scan(self) -> dict[str, list[Found]]:
         """Returns the versions of each model, newest first. Names that begin with a dot are work in progress."""
         if self._only is not None:
-            stamp = _stamp(self._folder)
-            return {self._one: [Found(self._one, self._only, self._folder, stamp)]} if stamp else {}
+            there = (self._folder / MODEL_FILES["saved_model"]).is_file()
+            return {self._one: [Found(self._one, self._only, self._folder, _stamp(self._folder))]} if there else {}
         if self._one:
             return {self._one: _of_model(self._one, self._folder)}
-        try:
-            with os.scandir(self._folder) as entries:
-                names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-        except OSError:
-            return {}
+        names = [path.name for path in _listed(self._folder) if path.is_dir() and not path.name.startswith(".")]
         models = {name: _of_model(name, self._folder / name) for name in names if ":" not in name}
         return {name: versions for name, versions in models.items() if versions}
 
@@ -64,28 +59,20 @@ def _of_model(name: str, folder: Path) -> list[Found]:
 
 
 def _versions(folder: Path) -> dict[int, Path]:
-    """The numeric folders; leading zeros do not count, as in TensorFlow Serving."""
+    """The numeric folders, but for exports that other runtimes serve and models whose name is a number."""
     versions: dict[int, Path] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                version, path = number(entry.name), Path(entry.path)
-                if version is not None and entry.is_dir() and not _other_form(path) and not _is_model(path):
-                    versions.setdefault(version, path)
-    except OSError:
-        return {}
+    for path in _listed(folder):
+        version = number(path.name)
+        if version is not None and path.is_dir() and _is_version(path):
+            versions.setdefault(version, path)
     return versions
 
 
-def _other_form(path: Path) -> bool:
-    """True for exports to ONNX, OpenVINO and LiteRT, which other runtimes serve."""
-    others = ("model.onnx", "model.xml", "model.tflite")
-    return not (path / "saved_model.pb").exists() and any((path / name).exists() for name in others)
-
-
-def _is_model(path: Path) -> bool:
-    """True for a model whose name is a number: versions lie in it, and no graph."""
-    return not (path / "saved_model.pb").exists() and any(number(entry.name) is not None for entry in _listed(path))
+def _is_version(path: Path) -> bool:
+    names = {entry.name for entry in _listed(path)}
+    return MODEL_FILES["saved_model"] in names or not (
+        names & set(MODEL_FILES.values()) or any(number(name) is not None for name in names)
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -101,7 +88,11 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _listed(folder: Path) -> list[Path]:
+    """What is in a folder, nothing if it is not there or not ours to read.
+
+    Any other error, such as too many open files, tells nothing of what is there: nothing may be ended because of it.
+    """
     try:
-        return list(folder.iterdir())
-    except OSError:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
