@@ -111,7 +111,9 @@ class Checks:
 
     def graph(self):
         """No random operation is left, and each weight is in the files once."""
-        proto = _saved_model_proto()
+        from tensorflow.core.protobuf import saved_model_pb2
+
+        proto = saved_model_pb2.SavedModel()
         content = (self.export / "saved_model.pb").read_bytes()
         proto.ParseFromString(content)
         nodes = [node for graph in proto.meta_graphs for node in graph.graph_def.node]
@@ -369,12 +371,6 @@ def _sentence(error):
     noise = ("Graph execution error", "Detected at node", "<stack traces", "[[{{", "[[node")
     kept = [line.strip() for line in lines if line.strip() and not line.strip().startswith(noise)]
     return " ".join(kept)[:200]
-
-
-def _saved_model_proto():
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    return saved_model_pb2.SavedModel()
 
 
 def check(folder):

@@ -56,8 +56,10 @@ def check_target(directory: str | os.PathLike[str], version: int | None, kind: s
             `version` is no positive integer or exists already.
     """
     folder = Path(directory)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give the folder that holds the versions, e.g. saved_models/digits")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError(
+            f"{folder} is a file or a link to nothing; give the folder that holds the versions: saved_models/digits"
+        )
     if form(folder):
         raise InputError(f"{folder} is an exported version itself; give its parent, {folder.parent}")
     if number(folder.name) is not None and any(form(path) for path in versions(folder.parent).values()):

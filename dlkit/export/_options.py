@@ -18,6 +18,7 @@ TASKS = ("classification", "regression", "box")
 OPTIMIZE = ("fold", "freeze")
 PRECISION = ("float32", "bfloat16")
 QUANTIZE = ("int8",)
+LONGEST = 1000  # letters of a class name: each signature's graph holds them all
 UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # ends of lines and halves of characters; joiners inside words are letters
 
 
@@ -78,7 +79,7 @@ def checked(
             + ("calibrate" if task != "classification" else f"temperature={temperature!r}")
         )
     try:
-        record: dict[str, Any] = json.loads(json.dumps(dict(about or {})))
+        record: dict[str, Any] = json.loads(json.dumps(dict(about or {})), parse_constant=lambda _: None)  # NaN: null
     except (TypeError, ValueError) as error:
         raise InputError(
             f"about holds what JSON cannot: {error}; give plain numbers, strings, lists and dicts"
@@ -167,6 +168,10 @@ def _names(labels: Sequence[str] | None, task: str) -> tuple[str, ...]:
     for i, name in enumerate(names):
         if not name.strip() or any(unicodedata.category(letter) in UNWRITABLE for letter in name):
             raise InputError(f"label {i} is {name[:100]!r}; a class name is printable text on one line")
+        if len(name) > LONGEST:
+            raise InputError(
+                f"label {i}, {name[:20]!r}..., has {len(name):,} letters; a class name has at most {LONGEST}"
+            )
         if name in seen:
             raise InputError(f"label {name!r} occurs twice; every class needs a name of its own")
         seen.add(name)

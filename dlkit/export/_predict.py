@@ -40,7 +40,7 @@ def predict(path: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]
 
     Args:
         path: a version folder, or a folder of versions (its newest is taken).
-        files: JPEG, PNG, BMP, GIF or WebP files.
+        files: JPEG, PNG, BMP, GIF or WebP files; one alone needs no list.
         top: number of classes per file, 1 to 5; an export answers the best five.
 
     Raises:
@@ -51,7 +51,7 @@ def predict(path: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]
         '3'
     """
     folder = _folders.version_folder(path)
-    names = [Path(file) for file in files]
+    names = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
     if not names:
         raise InputError("no files to classify; give at least one picture")
     if top not in range(1, TOP + 1):

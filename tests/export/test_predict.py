@@ -37,6 +37,8 @@ def test_a_file_that_cannot_be_classified_is_named(exported, files):
         predict(exported, [files / "missing.png"])
     with pytest.raises(InputError, match="no files to classify"):
         predict(exported, [])
+    with pytest.raises(InputError, match=r"missing\.png cannot be read: No such file"):
+        predict(exported, str(files / "missing.png"))
     for top in (0, 6, 1.5):
         with pytest.raises(InputError, match="expected a whole number from 1 to 5"):
             predict(exported, [files / "a.png"], top=top)

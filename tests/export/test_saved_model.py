@@ -217,6 +217,7 @@ BAD = {
     "labels_without_order": ({"labels": set("abcde")}, "expected a list of one class name per output"),
     "labels_a_number": ({"labels": 5}, "expected a list of one class name per output"),
     "labels_bytes": ({"labels": b"abcde"}, "expected a list of one class name per output"),
+    "labels_without_end": ({"labels": ["a" * 1001, *"bcde"]}, "has 1,001 letters; a class name has at most 1000"),
     "labels_twice": ({"labels": ["a", "b", "c", "d", "a"]}, "'a' occurs twice"),
     "labels_two_lines": ({"labels": ["a", "b", "c", "d", "e\nf"]}, "printable text on one line"),
     "labels_of_a_regression": ({"task": "regression"}, "labels are for classification"),
@@ -246,8 +247,11 @@ def test_bad_arguments_are_refused_in_a_sentence_and_nothing_is_written(wrong, m
 
 def test_a_directory_that_is_a_file_or_a_version_is_refused(exported, tiny, preprocess, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a file; give the folder that holds the versions"):
+    with pytest.raises(InputError, match="is a file or a link to nothing; give the folder that holds"):
         saved_model(tiny(), preprocess, LABELS, tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match="is a file or a link to nothing; give the folder that holds"):
+        saved_model(tiny(), preprocess, LABELS, tmp_path / "link")
     with pytest.raises(InputError, match="is an exported version itself"):
         saved_model(tiny(), preprocess, LABELS, exported)
 
@@ -281,6 +285,12 @@ def test_a_version_that_appears_while_an_export_waits_for_its_turn_is_left_alone
     with pytest.raises(InputError, match="3 exists already and is left alone"):
         saved_model(tiny(), preprocess, LABELS, directory, version=3)
     assert list((directory / "3").iterdir()) == []
+
+
+def test_what_is_told_about_a_run_is_json_that_every_program_reads(tmp_path):
+    about = {"metrics": {"val_loss": float("nan"), "lr": float("inf"), "epoch": 3}}
+    options = _options.checked(["a"], tmp_path, None, "fold", "float32", None, 1.0, about)
+    assert options.about == {"metrics": {"val_loss": None, "lr": None, "epoch": 3}}
 
 
 def test_letters_of_every_language_are_names_of_classes():
