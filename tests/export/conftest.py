@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dlkit.data import Preprocess
-from dlkit.export import _folders, _options, saved_model
+from dlkit.export import _folders, _options
 from dlkit.export._process import Checker
 from dlkit.export._saved_model import Export
 
@@ -57,17 +57,27 @@ def preprocess():
 
 
 @pytest.fixture(scope="session")
-def exported(tiny, preprocess, tmp_path_factory) -> Path:
-    """One default export (folded); tests read it and change only copies."""
-    directory = tmp_path_factory.mktemp("saved_models") / "animals"
-    return saved_model(tiny(), preprocess, LABELS, directory, about={"metrics": {"val_accuracy": 0.5}})
+def checker():
+    """One checking process for all exports of the tests: its start is most of its cost."""
+    with Checker() as process:
+        yield process
+
+
+def _export(checker, model, preprocess, labels, directory, verify_on=None, **given) -> Path:
+    """Does what `saved_model` does, with a checking process that is there already."""
+    values = {"version": None, "optimize": "fold", "precision": "float32", "task": None, "temperature": 1.0}
+    options = _options.checked(labels, directory, **({**values, "about": None} | given))
+    _options.check_width(model, options)
+    shape = _options.input_shape(model, preprocess)
+    with _folders.writing(options.directory) as scratch:
+        return Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
 
 
 @pytest.fixture(scope="session")
-def checker():
-    """One checking process for all exports of the sweeps: its start is most of its cost."""
-    with Checker() as process:
-        yield process
+def exported(checker, tiny, preprocess, tmp_path_factory) -> Path:
+    """One default export (folded); tests read it and change only copies."""
+    directory = tmp_path_factory.mktemp("saved_models") / "animals"
+    return _export(checker, tiny(), preprocess, LABELS, directory, about={"metrics": {"val_accuracy": 0.5}})
 
 
 @pytest.fixture
@@ -75,18 +85,6 @@ def export(checker, tmp_path):
     """Returns `saved_model` with the shared checking process instead of one of its own."""
 
     def call(model, preprocess, labels, directory=tmp_path / "net", *, verify_on=None, **given) -> Path:
-        values = {
-            "version": None,
-            "optimize": "fold",
-            "precision": "float32",
-            "task": None,
-            "temperature": 1.0,
-            "about": None,
-        }
-        options = _options.checked(labels, directory, **(values | given))
-        _options.check_width(model, options)
-        shape = _options.input_shape(model, preprocess)
-        with _folders.writing(options.directory) as scratch:
-            return Export(model, preprocess, shape, options).write(verify_on, checker, scratch)
+        return _export(checker, model, preprocess, labels, directory, verify_on, **given)
 
     return call
