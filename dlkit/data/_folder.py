@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from dlkit.data._stores import Files
 from dlkit.data.sources import Source, refuse_twice, valid_boxes
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
+_NOT_READ = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl")  # pictures that TensorFlow cannot decode
 _TABLES = (".csv", ".jsonl")
 
 
@@ -28,10 +30,11 @@ def from_folder(
     """Returns the source of a folder of pictures, or of a table that lists them.
 
     A folder has one subfolder per class, whose name is the class name; deeper subfolders belong to their class; hidden
-    files and folders are left out. A table is a `.csv` with a header, or a `.jsonl` with one object per line, with
-    `path` (relative to the table) and `label`, a box as `x`, `y`, `width`, `height` (or one field `box`, a list in
-    JSONL, numbers separated by spaces in CSV) in fractions of the picture, or both. Files are taken in the order of
-    their paths, so the order of the file system does not matter.
+    files and folders are left out, and so is what is no picture (a warning counts pictures in formats that are not
+    read). A table is a `.csv` with a header, or a `.jsonl` with one object per line, with `path` (relative to the
+    table) and `label`, a box as `x`, `y`, `width`, `height` (or one field `box`, a list in JSONL, numbers separated by
+    spaces in CSV) in fractions of the picture, or both. Files are taken in the order of their paths, so the order of
+    the file system does not matter.
 
     Args:
         path: the folder or the table.
@@ -69,7 +72,10 @@ def from_folder(
 
 
 def _pictures(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Yields the pictures below a folder in sorted order; enters no folder twice, so that links cannot loop."""
+    """Yields the pictures below a folder in sorted order, also those of formats that are not read.
+
+    Enters no folder twice, so that links cannot loop.
+    """
     pending = [folder]
     while pending:
         here = pending.pop()
@@ -82,9 +88,13 @@ def _pictures(folder: Path, seen: set[Path]) -> Iterator[Path]:
                 if target not in seen:
                     seen.add(target)
                     folders.append(Path(entry.path))
-            elif entry.name.lower().endswith(EXTENSIONS):
+            elif entry.name.lower().endswith((*EXTENSIONS, *_NOT_READ)):
                 yield Path(entry.path)
         pending.extend(reversed(folders))
+
+
+def _is_not_read(file: Path) -> bool:
+    return file.name.lower().endswith(_NOT_READ)
 
 
 def _leading_out(root: Path, files: list[Path]) -> dict[int, str]:
@@ -105,6 +115,14 @@ def _from_tree(root: Path, classes: Sequence[str] | None, name: str) -> Source:
     found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     seen = {root.resolve(), *((root / label).resolve() for label in found)}
     files = {label: list(_pictures(root / label, seen)) for label in found}
+    left_out = [file.suffix.lower() for label in found for file in files[label] if _is_not_read(file)]
+    files = {label: [file for file in files[label] if not _is_not_read(file)] for label in found}
+    if left_out:
+        kinds = ", ".join(sorted(set(left_out)))
+        warnings.warn(
+            f"{len(left_out)} pictures in {root} are left out: {kinds} is not read; convert them to PNG or JPEG",
+            stacklevel=3,
+        )
     if not any(files.values()):
         raise InputError(f"{root} holds no pictures: one subfolder per class with {', '.join(EXTENSIONS)} is expected")
     used = [label for label in found if files[label]]
@@ -134,7 +152,7 @@ def _source(
 ) -> Source:
     identities = [Path(os.path.relpath(file, root)).as_posix() for file in files]
     return Source(
-        name, "box" if boxes is not None else "classification", Files([str(file) for file in files], identities),
+        name, "box" if boxes is not None else "classification", Files(list(map(os.path.abspath, files)), identities),
         classes=classes, labels=None if labels is None else np.asarray(labels, np.int64),
         boxes=None if boxes is None else valid_boxes(boxes, len(files), identities),
         rows=np.arange(len(files), dtype=np.int64),
@@ -155,6 +173,8 @@ def _from_table(table: Path, classes: Sequence[str] | None, name: str) -> Source
     boxes = _boxes(table, rows)
     if labels is None and boxes is None:
         raise InputError(f"{table} has neither a label nor a box; its fields are {', '.join(rows[0][1])}")
+    if labels is None and classes is not None:
+        raise InputError(f"classes={tuple(classes)!r} name labels, and {table} has none")
     ids = None
     if labels is not None:
         names = tuple(classes) if classes is not None else tuple(sorted(set(labels)))

@@ -56,8 +56,9 @@ def from_tfds(
             pictures in record files, features that are neither a picture nor numbers.
     """
     builder = _builder(name, data_dir)
-    if split.split("[")[0] not in builder.info.splits and "+" not in split:
-        raise unknown(f"split of {builder.info.name}", split, builder.info.splits)
+    for part in split.split("+"):
+        if (named := part.split("[")[0].strip()) not in builder.info.splits:
+            raise unknown(f"split of {builder.info.name}", named, builder.info.splits)
     needed = _needed(builder, split)
     if needed <= budget:
         return _read(builder, split)
@@ -156,7 +157,7 @@ def _read(builder: Any, split: str) -> Source:
     if not inputs:
         raise InputError(f"split {split!r} of {builder.info.name} is empty")
     if decoders is None:
-        store: Any = Arrays(np.asarray(inputs, np.float32).reshape(len(inputs), -1))
+        store: Any = Arrays(_numbers(builder, image, inputs))
     elif (shape := features[image].shape) and None not in shape and shape[-1] in (1, 3):
         store = Arrays(_decoded(inputs))
     else:
@@ -166,8 +167,18 @@ def _read(builder: Any, split: str) -> Source:
     if isinstance(features[label], tfds.features.ClassLabel):
         names = tuple(features[label].names)
         return Source(name, "classification", store, classes=names, labels=np.asarray(targets, np.int64), rows=rows)
-    values = np.asarray(targets, np.float32).reshape(len(targets), -1)
-    return Source(name, "regression", store, values=values, rows=rows)
+    return Source(name, "regression", store, values=_numbers(builder, label, targets), rows=rows)
+
+
+def _numbers(builder: Any, feature: str, values: list[Any]) -> np.ndarray:
+    """Returns a feature's values as float32 (n, numbers of each)."""
+    try:
+        return np.asarray(values, np.float32).reshape(len(values), -1)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"feature {feature!r} of {builder.info.name} is {builder.info.features[feature]}: neither a picture, a "
+            "class nor as many numbers in each example; give from_arrays what you make of it"
+        ) from None
 
 
 def _keys(builder: Any) -> tuple[str, str]:

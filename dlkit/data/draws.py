@@ -61,13 +61,6 @@ def uniform(stream: Any, first: Any, rows: Any, columns: int) -> Any:
     )
 
 
-def bits(stream: Any, first: Any, rows: Any, columns: int) -> Any:
-    """Returns rows first .. first+rows-1 of a stream of 32-bit words: uint32 (rows, columns)."""
-    return tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=[rows, columns], key=stream, counter=_counter(first, columns), alg=_PHILOX, dtype=tf.uint32
-    )
-
-
 def mixed_bits(words: Any) -> Any:
     """Returns uint32 words that each depend on all bits of a given word: a bijective hash.
 
@@ -79,11 +72,6 @@ def mixed_bits(words: Any) -> Any:
     return xor(words, shift(words, tf.constant(15, tf.uint32)))
 
 
-def hashed(seed: int, stream: str, *numbers: Any, words: int = 1) -> Any:
-    """Returns uint32 (n, words) that depend on the seed, the stream's name and numbers int64 (n,) each."""
-    return _hashed(_start(seed, stream, words), *numbers)
-
-
 @functools.lru_cache(1024)
 def _start(seed: int, stream: str, words: int) -> np.ndarray:
     digest = hashlib.blake2b(f"{int(seed)}/{stream}".encode(), digest_size=4 * words).digest()
@@ -91,6 +79,7 @@ def _start(seed: int, stream: str, words: int) -> np.ndarray:
 
 
 def _hashed(state: Any, *numbers: Any) -> Any:
+    """Returns uint32 (n, words) that depend on a `_start` uint32 (1, words) and on numbers int64 (n,) each."""
     state = tf.convert_to_tensor(state)
     for number in numbers:
         for part in (number, tf.bitwise.right_shift(number, tf.constant(32, tf.int64))):

@@ -144,7 +144,7 @@ def test_the_fingerprint_changes_with_content_targets_order_and_classes():
     assert from_arrays(x, y, name="other").fingerprint == sources[0].fingerprint
 
 
-def test_a_folder_gives_sorted_classes_and_files(tmp_path):
+def test_a_folder_gives_sorted_classes_and_files(tmp_path, monkeypatch):
     root = folder(tmp_path / "pets", classes=("dog", "cat"))
     (root / ".hidden").mkdir()
     (root / "cat" / "deep").mkdir()
@@ -158,8 +158,21 @@ def test_a_folder_gives_sorted_classes_and_files(tmp_path):
     ]
     assert source.class_counts == {"cat": 5, "dog": 4}
     fingerprint = source.fingerprint
+    monkeypatch.chdir(root.parent)
+    relative = from_folder("pets")
+    monkeypatch.chdir(root)  # a source keeps its files when the working directory changes
+    assert relative.fingerprint == fingerprint
     (root / "dog" / "000.png").write_bytes(b"changed")
     assert from_folder(root).fingerprint != fingerprint
+
+
+def test_pictures_of_formats_that_are_not_read_are_left_out_with_a_warning(tmp_path):
+    root = folder(tmp_path / "pets")
+    for name in ("cat/scan.tif", "dog/phone.HEIC", "dog/other.tif"):
+        (root / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"3 pictures in .* are left out: \.heic, \.tif is not read"):
+        source = from_folder(root)
+    assert source.identities == from_folder(folder(tmp_path / "same")).identities
 
 
 def test_the_fingerprint_of_files_is_that_of_their_content(tmp_path):
@@ -266,6 +279,7 @@ def test_wrong_table_rows_are_refused(tmp_path, row, message):
         ("a.csv", "path,label\n", "lists no pictures"),
         ("a.csv", "path,size\nx.png,3\n", "neither a label nor a box"),
         ("a.csv", "path,label\nx.png,a\ny.png,a\n", "one class, 'a'"),
+        ("a.csv", "path,box\nx.png,0 0 1 1\n", "name labels, and .* has none"),
         ("a.jsonl", '{"path": "x.png", "label": 1}\n{oops\n', "line 2 is not JSON"),
         ("a.jsonl", "[1]\n", "not an object with a path"),
     ],
@@ -273,7 +287,7 @@ def test_wrong_table_rows_are_refused(tmp_path, row, message):
 def test_broken_tables_are_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
-        from_folder(tmp_path / name)
+        from_folder(tmp_path / name, classes=["a", "b"] if "box" in text else None)
 
 
 def test_caching_keeps_the_pixels_and_the_budget(tmp_path):

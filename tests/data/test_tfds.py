@@ -11,7 +11,7 @@ import tensorflow as tf
 from data_pictures import encoded, folder
 
 from dlkit._errors import InputError
-from dlkit.data import Preprocess, eval_pipeline, from_tfds, load, train_pipeline
+from dlkit.data import Preprocess, _tfds, eval_pipeline, from_tfds, load, train_pipeline
 from dlkit.data import augment as a
 
 
@@ -60,6 +60,9 @@ def test_unknown_names_and_splits_are_refused_with_the_nearest(digits):
         from_tfds("cifar1O", "train")
     with pytest.raises(InputError, match="did you mean 'test'"):
         from_tfds("digits", "tests", data_dir=digits[2])
+    with pytest.raises(InputError, match="unknown split of digits 'tset'; did you mean 'test'"):
+        from_tfds("digits", "train[:10%]+tset", data_dir=digits[2])
+    assert len(from_tfds("digits", "train[:50]+test[:7]", data_dir=digits[2])) == 57
 
 
 def test_an_unprepared_data_set_fails_within_five_seconds(tmp_path):
@@ -67,6 +70,13 @@ def test_an_unprepared_data_set_fails_within_five_seconds(tmp_path):
     with pytest.raises(InputError, match="is not prepared in"):
         from_tfds("mnist", "train", data_dir=tmp_path)
     assert time.perf_counter() - start < 5
+
+
+def test_features_that_are_no_numbers_are_refused_by_name(photos):
+    with pytest.raises(InputError, match=r"feature 'label' of photos is .*: neither a picture"):
+        _tfds._numbers(photos, "label", [b"a", b"b"])
+    with pytest.raises(InputError, match="feature 'image' of photos"):
+        _tfds._numbers(photos, "image", [[1.0], [1.0, 2.0]])
 
 
 def test_own_builders_work(tmp_path):
