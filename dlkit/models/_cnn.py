@@ -110,11 +110,7 @@ def cnn(
         _positive(count, what)
     check_classes(classes, "cnn")
     shape = checked_shape(input_shape, "cnn", ranks=(1, 2, 3))
-    if isinstance(dense, int) and dense < 0:
-        raise InputError(f"cnn: dense={dense!r} must be a number of layers, 0 for none, or a tuple of their sizes")
-    hidden = (units,) * dense if isinstance(dense, int) else tuple(dense)
-    for size in hidden:
-        _positive(size, "units" if isinstance(dense, int) else "dense")
+    hidden = _hidden(dense, units)
     pad = dilation * (kernel - 1) // 2 if padding == "same" else padding
     if not isinstance(pad, int) or pad < 0:
         raise InputError(f'cnn: padding={padding!r} must be "same" or a number of pixels, such as 1')
@@ -239,6 +235,16 @@ def _finish(parts: Parts, x: Tensor, name: str, norm_position: str) -> Tensor:
     if norm_position == "before":
         return parts.activate(parts.normalize(x, f"{name}_norm"), f"{name}_act")
     return parts.normalize(parts.activate(x, f"{name}_act"), f"{name}_norm")
+
+
+def _hidden(dense: int | Sequence[int], units: int) -> tuple[int, ...]:
+    """Returns the size of every hidden dense layer."""
+    if isinstance(dense, int) and dense < 0:
+        raise InputError(f"cnn: dense={dense!r} must be a number of layers, 0 for none, or a tuple of their sizes")
+    sizes = (units,) * dense if isinstance(dense, int) else tuple(dense)
+    for size in sizes:
+        _positive(size, "units" if isinstance(dense, int) else "dense")
+    return sizes
 
 
 def _positive(value: Any, what: str) -> None:

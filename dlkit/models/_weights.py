@@ -153,7 +153,7 @@ def _check_variant(model: keras.Model, theirs: dict[str, Any]) -> None:
     if ours.get("family") == theirs["family"] and ours.get("norm") not in (None, "BatchNorm", "BatchNormalization"):
         differ.append(f"batch normalisation or none (the model: {ours['norm']})")
     if differ:
-        raise InputError(f"the weights are of another network: {'; '.join(differ)}. Build {_call(theirs, ours)}")
+        raise InputError(f"the weights are of another network: {'; '.join(differ)}. Build {_call(theirs)}")
 
 
 def _versions_differ(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
@@ -163,7 +163,7 @@ def _versions_differ(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     return ours.get("version") != theirs["version"]
 
 
-def _call(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+def _call(theirs: dict[str, Any]) -> str:
     """Returns the builder call that fits the weights."""
     if theirs["family"] == "vgg":
         config = {(1, 1, 2, 2, 2): "A", (2, 2, 2, 2, 2): "B", (2, 2, 3, 3, 3): "D", (2, 2, 4, 4, 4): "E"}
