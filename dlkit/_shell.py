@@ -37,15 +37,23 @@ def settings(items: tuple[str, ...]) -> dict[str, str]:
 def frameworks() -> Iterator[None]:
     """Holds back what TensorFlow prints while it is imported; shows it if the import fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    closed = sys.stderr is None  # `2>&-`: nothing can be printed, and nothing is to be held back
+    with contextlib.nullcontext() if closed else _held_back():
+        import tensorflow as tf
+
+        tf.zeros(())  # the first operation prints too
+        tf.get_logger().setLevel("ERROR")  # a new model per trial is a new trace; no reason to warn
+        yield
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Keeps standard error in a file, and shows it after an exception."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
         try:
-            import tensorflow as tf
-
-            tf.zeros(())  # the first operation prints too
-            tf.get_logger().setLevel("ERROR")  # a new model per trial is a new trace; no reason to warn
             yield
         except BaseException:
             sys.stderr.flush()
