@@ -6,12 +6,14 @@ before it is loaded. Imports nothing of dlkit, because the checking process load
 
 from pathlib import Path
 
-# by the beginning of their names
+# by the beginning of their names, which "Experimental" may precede
 REACHING_OUT = (
     *("PyFunc", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles", "WholeFile", "LoadDataset", "LoadLibrary"),
     *("SaveDataset", "TFRecord", "TextLine", "FixedLengthRecord", "InitializeTableFromTextFile", "Rpc", "DataService"),
-    *("Dump", "DebugIdentity", "DebugNumeric", "ImmutableConst", "IO>", "SnapshotDataset", "LMDB", "SqlDataset"),
-    *("WriteSummary", "WriteAudio", "WriteImage", "WriteGraph", "WriteScalar", "WriteHistogram", "CreateSummaryFile"),
+    *("Dump", "DebugIdentity", "DebugNumeric", "ImmutableConst", "IO>", "Snapshot", "LMDB", "SqlDataset", "CSVDataset"),
+    *("WriteSummary", "WriteAudio", "WriteImage", "WriteGraph", "WriteScalar", "WriteHistogram", "CreateSummary"),
+    *("WriteRawProto", "DatasetToTFRecord", "CacheDataset", "ListSnapshot", "DistributedSave", "RegisterDataset"),
+    *("GenerateVocabRemapping", "LoadAndRemapMatrix", "TryRpc"),
 )
 CHECKPOINT = ("Save", "Restore", "MergeV2Checkpoints")  # every SavedModel has a function each to save and to restore
 _LARGEST = 2**31  # bytes that a protocol buffer can have
@@ -31,17 +33,33 @@ def strange_operations(folder):
         functions = graph.graph_def.library.function
         saving = {f.signature.name for f in functions if "traced_save" in f.signature.name}
         saving |= {f.signature.name for f in functions if "traced_restore" in f.signature.name}
+        answering = _behind_signatures(graph)
         for node in graph.graph_def.node:
-            found |= _of(node, allowed=True)
+            found |= _of(node, saving, allowed=node.name not in answering)
         for function in functions:
-            inside = function.signature.name in saving
             for node in function.node_def:
-                found |= _of(node, allowed=inside)
-                called = {value.func.name for value in node.attr.values()} & saving
-                found |= {f"a call of {name}" for name in called if not inside}
+                found |= _of(node, saving, allowed=function.signature.name in saving)
     return sorted(found)
 
 
-def _of(node, allowed):
-    strange = node.op.startswith(REACHING_OUT) or (node.op.startswith(CHECKPOINT) and not allowed)
-    return {node.op} if strange else set()
+def _of(node, saving, allowed):
+    """What is strange about a node; `allowed` where checkpoints may be saved and restored."""
+    strange = node.op.removeprefix("Experimental").startswith(REACHING_OUT)
+    strange |= node.op == "PrintV2" and node.attr["output_stream"].s.startswith(b"file:")
+    strange |= node.op.startswith(CHECKPOINT) and not allowed
+    calls = {each.name for value in node.attr.values() for each in (value.func, *value.list.func)}
+    called = set() if allowed else calls & saving
+    return ({node.op} if strange else set()) | {f"a call of {name}" for name in called}
+
+
+def _behind_signatures(graph):
+    """The names of the nodes outside of functions that an answer needs."""
+    inputs = {node.name: [name.split(":")[0].lstrip("^") for name in node.input] for node in graph.graph_def.node}
+    left = [value.name.split(":")[0] for each in graph.signature_def.values() for value in each.outputs.values()]
+    found = set()
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += inputs.get(name, [])
+    return found
