@@ -3,6 +3,7 @@
     python benchmarks/layers.py                    the whole grid, about ten minutes on two cores
     python benchmarks/layers.py --dtype float32    one half of it; --layer GroupNorm one layer; --quick few repeats
     python benchmarks/layers.py --part memory      the memory alone
+    python benchmarks/layers.py --part machine     what a call and one reading and writing of a tensor take here
 
 Each cell interleaves dlkit, Keras and the same Keras function once more, call by call in rotating order, and takes the
 median of the wall-clock times. Keras against itself says what the clock can tell apart: a cell is called slower if its
@@ -209,6 +210,28 @@ def carried_by_all():
     return result
 
 
+def bounds(repeats=50):
+    """Returns the milliseconds of a call alone, and of one reading and writing of the first shape in float32.
+
+    "cold" is measured behind the same on another tensor of twice the size, as Keras' temporaries leave the cache.
+    """
+    x, other, nothing = tf.ones(SHAPES[0]), tf.ones((2 * SHAPES[0][0], *SHAPES[0][1:])), tf.zeros(())
+    run = tf.function(lambda t: t * 2, autograph=False)
+
+    def median(t, before=None):
+        times = []
+        for _ in range(repeats):
+            if before is not None:
+                run(before)
+            start = time.perf_counter()
+            run(t)
+            times.append(1e3 * (time.perf_counter() - start))
+        return round(float(np.median(times[repeats // 5 :])), 3)
+
+    found = {"call": median(nothing), "warm": median(x), "cold": median(x, other)}
+    return found | {"warm_gb_per_s": round(2e-6 * 4 * int(np.prod(SHAPES[0])) / found["warm"], 1)}
+
+
 def geometric_mean(values):
     return float(np.exp(np.mean(np.log(values))))
 
@@ -295,7 +318,7 @@ def main():
     parser.add_argument("--mode", choices=MODES, action="append", help="only this mode")
     parser.add_argument("--batch", choices=("static", "unknown"), action="append", help="only this kind of batch axis")
     parser.add_argument("--repeats", type=int, default=11, help="interleaved calls per cell (11)")
-    parser.add_argument("--part", choices=("speed", "memory"), help="only this part")
+    parser.add_argument("--part", choices=("speed", "memory", "machine"), help="only this part")
     parser.add_argument("--quick", action="store_true", help="one small shape, 3 repeats, no memory: a smoke test")
     parser.add_argument("--report", action="store_true", help="print the table of the stored results and stop")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; cells measured again replace old ones")
@@ -303,7 +326,7 @@ def main():
     names = [n for pooled, *_ in TARGETS for n in pooled]
     stored = json.loads(args.out.read_text()) if args.out.exists() else {"cells": [], "memory": None}
     if not args.report:
-        shapes = () if args.part == "memory" else SHAPES[1:2] if args.quick else SHAPES
+        shapes = () if args.part in ("memory", "machine") else SHAPES[1:2] if args.quick else SHAPES
         for shape in shapes:
             for name in args.layer or names:
                 cells = [
@@ -316,7 +339,10 @@ def main():
             print(f"{shape}: {len(stored['cells'])} cells stored", file=sys.stderr, flush=True)
         if args.part == "memory" or not (args.part or args.quick or args.layer):
             stored["carried"], stored["memory"] = carried_by_all(), memory()
+        if args.part == "machine" or not (args.part or args.quick or args.layer):
+            stored["bounds"] = bounds()
         save(stored, [], args.out)
+    print("this machine, milliseconds:", stored.get("bounds", "not measured"))
     print("\n".join([stored["machine"], "", *summary(stored["cells"], stored["memory"], stored.get("carried"))]))
 
 
