@@ -103,7 +103,7 @@ class Chief:
 
     def spent(self) -> int:
         """Epochs of all ended trials; a promoted one counts what it added, an infeasible one nothing."""
-        return sum(self._cost(r["values"]) for r in list(self.ended.values()) if r["status"] != "INFEASIBLE")
+        return spent(dict(self.ended), self.epochs, self.runs, self.restarts)
 
     def lost(self, tuner_id: str, reason: str) -> None:
         """Gives the trial of a worker that is no more to the next one; after some attempts it has failed."""
@@ -241,13 +241,20 @@ class Chief:
         if len(last) >= enough and len(set(last)) == 1:
             raise RuntimeError(f"every trial failed with the same error:\n{failed[0]['message']}")
 
-    def _cost(self, values: dict[str, Any]) -> int:
-        begun = 0 if self.restarts else int(values.get("tuner/initial_epoch") or 0)
-        return self.runs * (int(values.get("tuner/epochs") or self.epochs) - begun)
-
     def _committed(self) -> int:
-        running = self.oracle.ongoing_trials.values()
-        return self.spent() + sum(self._cost(trial.hyperparameters.values) for trial in running)
+        running = [trial.hyperparameters.values for trial in self.oracle.ongoing_trials.values()]
+        return self.spent() + sum(_cost(values, self.epochs, self.runs, self.restarts) for values in running)
+
+
+def spent(ended: dict[str, dict[str, Any]], epochs: int, runs: int, restarts: bool) -> int:
+    """Returns the epochs of ended trials; the arguments are those of `Chief`."""
+    costs = [_cost(r["values"], epochs, runs, restarts) for r in ended.values() if r["status"] != "INFEASIBLE"]
+    return sum(costs)
+
+
+def _cost(values: dict[str, Any], epochs: int, runs: int, restarts: bool) -> int:
+    begun = 0 if restarts else int(values.get("tuner/initial_epoch") or 0)
+    return runs * (int(values.get("tuner/epochs") or epochs) - begun)
 
 
 def _answer(status: str) -> Any:

@@ -7,7 +7,9 @@ from typing import Any
 from dlkit._errors import InputError
 from dlkit._files import write_json
 from dlkit.train import Recipe
-from dlkit.tune import _job, _trial
+from dlkit.tune import _job
+
+_PLAIN = ("objective", "seed", "fidelity", "seeds", "folds", "constraints")
 
 
 def identity(job: _job.Job, oracle: Any, name: str) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def trials(job: _job.Job) -> dict[str, Any]:
         "recipe": job.recipe.to_dict(),
         "preprocess": job.preprocess.get_config(),
         "data": [source.fingerprint if source is not None else None for source in (job.train, job.validation)],
-        **_trial.fields(job),
+        **{name: getattr(job, name) for name in _PLAIN},
     }
 
 

@@ -44,15 +44,21 @@ class Job:
     trial_seconds: float | None = None
     threads: int = 0
 
+    @property
+    def runs(self) -> int:
+        """Runs of each trial: seeds or folds."""
+        return max(self.seeds, self.folds)
+
+    @property
+    def restarts(self) -> bool:
+        """Whether a promoted trial starts again instead of continuing."""
+        return self.fidelity != "epochs"
+
     def overrides(self, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Returns what the space makes of hyperparameter values: {"model": {...}, "recipe": {...}}."""
         hp = keras_tuner.HyperParameters()
         hp.values = dict(values)
         return overrides(self.space, hp)
-
-    def trial_recipe(self, values: Mapping[str, Any]) -> Recipe:
-        """Returns the recipe of a trial with these values."""
-        return replace(self.recipe, **self.overrides(values)["recipe"])
 
 
 def overrides(space: Callable[[Any], Any], hp: Any) -> dict[str, dict[str, Any]]:

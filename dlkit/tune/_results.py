@@ -7,6 +7,7 @@ from typing import Any
 from dlkit._errors import InputError
 from dlkit.train import Recipe
 from dlkit.tune import _job, _records
+from dlkit.tune._chief import spent
 from dlkit.tune.oracles import sign
 
 
@@ -42,7 +43,14 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search gives back: the trials, best first, and where they lie."""
+    """What a search gives back.
+
+    Attributes:
+        trials: best first; those without a score at the end.
+        directory: where everything lies.
+        epochs: trained in all trials together.
+        objectives: the first one, and the second one where there is one.
+    """
 
     trials: tuple[TrialResult, ...]
     directory: Path
@@ -88,14 +96,15 @@ class Search:
 def read(directory: str | Path, job: _job.Job, second: str = "") -> Search:
     """Returns what the records of a directory say, without a chief."""
     ended = {i: kinds["ended"] for i, kinds in _records.read_all(Path(directory)).items() if "ended" in kinds}
-    return found(job, ended, 0, second)
+    return found(job, ended, second)
 
 
-def found(job: _job.Job, ended: dict[str, dict[str, Any]], epochs: int, second: str) -> Search:
+def found(job: _job.Job, ended: dict[str, dict[str, Any]], second: str) -> Search:
     """Returns the search that these records describe."""
     trials = [_result(job, trial_id, record) for trial_id, record in ended.items()]
     direction = sign(job.objective)
     ranked = sorted(trials, key=lambda t: (t.score is None, direction * (t.score or 0.0), t.id))
+    epochs = spent(ended, job.recipe.epochs, job.runs, job.restarts)
     return Search(tuple(ranked), job.directory, epochs, (job.objective, second) if second else (job.objective,))
 
 

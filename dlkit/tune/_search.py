@@ -108,12 +108,10 @@ def search(
         name = oracle if isinstance(oracle, str) else type(oracle).__name__
         claim(directory, identity(job, chosen, name))
         _forget_failures(directory)
-        chief = Chief(
-            chosen, directory, epochs_budget, recipe.epochs, runs=max(seeds, folds), restarts=fidelity != "epochs"
-        )
+        chief = Chief(chosen, directory, epochs_budget, recipe.epochs, runs=job.runs, restarts=job.restarts)
         with bar("search", epochs_budget, chief.spent(), show=verbose) as update:
             _run(chief, job, workers, keep, update)
-        return found(job, chief.ended, chief.spent(), second)
+        return found(job, chief.ended, second)
 
 
 def _run(chief: Chief, job: _job.Job, workers: int, keep: int, update: Any) -> None:

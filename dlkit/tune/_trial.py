@@ -1,6 +1,5 @@
 """One trial: a build and a `fit`, continued from the trial it was promoted from."""
 
-import dataclasses
 import hashlib
 import math
 import shutil
@@ -153,9 +152,3 @@ def _continue(job: Job, run_dir: Path, parent: str | None) -> None:
         shutil.copy2(newest[0], copied / "checkpoints")
         if (held / "best").exists():
             shutil.copytree(held / "best", copied / "best")
-
-
-def fields(job: Job) -> dict[str, Any]:
-    """Returns the plain values of a job that decide what a trial computes."""
-    names = ("objective", "seed", "fidelity", "seeds", "folds", "constraints")
-    return {f.name: getattr(job, f.name) for f in dataclasses.fields(job) if f.name in names}
