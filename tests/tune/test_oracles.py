@@ -97,6 +97,22 @@ def test_the_model_spends_the_same_epochs_on_better_trials_than_chance(tmp_path)
     assert means[Bohb] > means[Asha] + 0.1
 
 
+@pytest.mark.parametrize("kind", [Asha, Bohb])
+def test_a_trial_whose_loss_is_finite_but_hopeless_ends_at_its_first_rung(kind, tmp_path):
+    class Diverging(Tuner):
+        def run_trial(self, trial, **_):
+            values = trial.hyperparameters.values
+            return {"val_loss": 1e12 if values["lr"] > 0.03 else 2 - score(values, values["tuner/epochs"])}
+
+    oracle = kind(keras_tuner.Objective("val_loss", "min"), max_epochs=9, max_trials=50, seed=0)
+    Diverging(oracle, space, directory=str(tmp_path), project_name="p").search(verbose=0)
+    trials = [trial.hyperparameters.values for trial in oracle.trials.values()]
+    hopeless = [values for values in trials if values["lr"] > 0.03]
+    assert hopeless
+    assert not any(values["tuner/initial_epoch"] for values in hopeless)
+    assert min(t.score for t in oracle.trials.values()) < 1.2  # the others are still told apart
+
+
 def test_an_exhausted_space_ends_the_search(tmp_path):
     oracle = Asha(objective(), max_epochs=3, seed=0)
 

@@ -110,7 +110,7 @@ def test_a_search_on_a_full_disk_continues_when_there_is_space(here, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], check=False).returncode:
         pytest.skip("no small disk can be mounted here")
     try:
-        with pytest.raises(OSError, match="make room and call again|No space left"):
+        with pytest.raises(OSError, match=r"make room and call again|No space left"):
             run(disk / "s")
         assert set(statuses(disk / "s")) == {"COMPLETED"}
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
