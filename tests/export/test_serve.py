@@ -221,6 +221,8 @@ PATHS = {
     ("POST", "/v1/models/animals"): 400,
     ("POST", "/v1/models/animals:explain"): 400,
     ("DELETE", "/v1/models/animals"): 400,
+    ("OPTIONS", "/v1/models/animals:predict"): 400,
+    ("OPTIONS", "*"): 404,
     ("GET", "/v1/models"): 400,
     ("GET", "/v1/models/..%2f..%2fetc"): 404,
     ("GET", "/elsewhere"): 404,
@@ -297,6 +299,27 @@ def test_a_client_that_trickles_its_body_gets_408(server):
         assert 0.5 < time.monotonic() - started < 3
         assert answer.startswith(b"HTTP/1.1 408")
         assert connection.recv(1000) == b"" or b"error" in answer
+
+
+def test_requests_sent_without_waiting_are_answered_in_order(server):
+    def request(value):
+        body = b'{"instances": [%d]}' % value
+        return b"POST %s:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (HALF.encode(), len(body), body)
+
+    wanted = [b'{"predictions":[%.1f]}' % (value / 2 + 3) for value in range(0, 40, 2)]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(b"".join(map(request, range(0, 40, 2))))
+        answer = b""
+        while wanted[-1] not in answer:
+            answer += connection.recv(65536)
+    places = [answer.index(one) for one in wanted]
+    assert places == sorted(places)
+    assert answer.count(b"HTTP/1.1 200") == 20
+
+
+def test_a_head_has_the_status_and_no_body(server):
+    assert server.ask("HEAD", "/healthz")[::2] == (200, b"")
+    assert server.ask("HEAD", "/v1/models/nothing")[::2] == (404, b"")
 
 
 def test_bytes_that_are_no_http_do_not_harm(server):

@@ -114,6 +114,13 @@ def test_the_checking_script_refuses_keras_and_dlkit():
     assert "keras is hidden: an export has to run without it" in done.stdout
 
 
+def test_the_checking_process_answers_in_a_folder_of_any_name(checker, tmp_path):
+    folder = tmp_path / "две\nстроки"
+    folder.mkdir()
+    request = {"form": "saved_model", "task": "regression", "batch": 1, "export": str(folder / "none"), "samples": 0}
+    assert failed(checker.run(folder, request, {})) == ["runs to the end"]  # there is no export
+
+
 def test_random_operations_and_weights_stored_twice_would_be_found(checker, exported, tmp_path):
     module = tf.Module()
     module.a, module.b = tf.Variable(tf.ones([600, 1000])), tf.Variable(tf.ones([600, 1000]))
