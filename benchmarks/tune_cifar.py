@@ -19,6 +19,7 @@ import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -134,6 +135,7 @@ def ours(folder, seconds, seed, log, began, target, workers):
     from dlkit.train import Recipe
     from dlkit.tune import search
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     held, classes = data(folder)
     sources = [from_arrays(x, y, classes=classes, name=name) for name, (x, y) in held.items()]
     recipe = Recipe(
@@ -207,11 +209,11 @@ def main(arguments):
             }
         )  # fmt: skip
         print(json.dumps(found[-1], indent=1), flush=True)
-    about = {
-        "machine": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "workers": arguments.workers,
-        "runs": found,
-    }  # fmt: skip
-    (RESULTS / "tune_cifar.json").write_text(json.dumps(about, indent=1) + "\n")
+        about = {
+            "machine": platform.processor() or platform.machine(), "cpus": os.cpu_count(),
+            "workers": arguments.workers, "runs": found,
+        }  # fmt: skip
+        (RESULTS / "tune_cifar.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":
