@@ -152,7 +152,8 @@ class Models:
                 wanted.append(found.version)
         here = {found.version for found in versions}
         for key in [key for key in self._refused if key[0] == name and key[1] not in here]:
-            del self._refused[key], self._states[name][key[1]]  # a refused version is forgotten with its folder
+            del self._refused[key]  # a refused version is forgotten with its folder
+            self._states[name].pop(key[1], None)
         # an older version leaves only for a newer one that serves, or with its folder
         for number in sorted(set(serving) - set(wanted)):
             self._retire(name, number)
