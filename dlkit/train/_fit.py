@@ -107,9 +107,10 @@ def fit(
             scope of a `tf.distribute` strategy it trains on all its replicas, see docs/training.md.
         recipe: the run as a value.
         train: the training source.
-        validation: measured after every epoch, or None.
+        validation: measured after every epoch, or None; a run goes on with the one that it began with.
         preprocess: the one definition of the input, used again for evaluation and export.
-        run_dir: folder of the run: recipe.json, history.csv, events/, checkpoints/ and, at the end, model.keras.
+        run_dir: folder of the run: recipe.json, history.csv, events/, checkpoints/ and, at the end, model.keras. An
+            error before the first checkpoint leaves it as it was.
         resume: continue what `run_dir` holds; False refuses a folder that holds a run.
         deterministic: every TensorFlow operation gives the same bits each time, for the rest of the process.
         stop_after: stop after this many of the recipe's epochs; a later call without it continues to the end.
@@ -130,7 +131,7 @@ def fit(
     """
     run_dir = Path(run_dir)
     _check(model, recipe, train, validation, preprocess)
-    if stop_after is not None and stop_after < 1:
+    if stop_after is not None and not (isinstance(stop_after, int) and stop_after >= 1):
         raise InputError(f"stop_after={stop_after!r} must be at least 1 epoch, or None to train all of them")
     if deterministic:
         tf.config.experimental.enable_op_determinism()

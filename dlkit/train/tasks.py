@@ -130,6 +130,8 @@ def check(model: Any, task: str, source: Any, preprocess: Any) -> None:
             f"set task={source.task!r} in the recipe"
         )
     outputs = gives[-1]
+    if task == "classification" and len(source.classes) < 2:
+        raise InputError(f"{source.name!r} has one class, {source.classes[0]!r}: there is nothing to tell apart")
     if task == "classification" and outputs != len(source.classes):
         raise InputError(
             f"the model has {outputs} outputs, {source.name!r} has {len(source.classes)} classes: "
@@ -152,7 +154,8 @@ def check(model: Any, task: str, source: Any, preprocess: Any) -> None:
 def _shapes(model: Any) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
     """Returns the shapes of one input and of one output, without the batch."""
     inputs, gives = getattr(model, "inputs", None), getattr(model, "output_shape", None)
-    if not inputs or len(inputs) != 1 or not isinstance(gives, tuple) or len(gives) != 2 or isinstance(gives[1], tuple):
+    alone = isinstance(gives, tuple) and len(gives) == 2 and not isinstance(gives[1], tuple)
+    if not inputs or len(inputs) != 1 or not alone or isinstance(getattr(model, "output", None), (dict, list, tuple)):
         raise InputError(
             f"{getattr(model, 'name', model)!r} is no functional model of one input and one output (batch, numbers); "
             "of several outputs take one: keras.Model(model.input, model.output[...])"

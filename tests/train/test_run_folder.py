@@ -45,7 +45,9 @@ def train(run_dir, validation=None, source=None, preprocess=small.PREPROCESS, st
 
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_its_folder_to_the_next(tmp_path):
     folder = tmp_path / "run"
-    for fields, error in (({"stop": (Patience(),)}, InputError), ({"peak_lr": 1e38}, DivergedError)):
+    for fields, error in (
+        ({"stop": (Patience(),)}, InputError), ({"stop_after": 0}, InputError), ({"peak_lr": 1e38}, DivergedError),
+    ):  # fmt: skip
         with pytest.raises(error):
             train(folder, **fields)
         assert not folder.exists()

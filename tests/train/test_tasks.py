@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from dlkit._errors import InputError
+from dlkit.data import Preprocess, from_arrays
 from dlkit.train import tasks
 
 
@@ -42,6 +44,36 @@ def test_boxes_score_their_overlap():
 )
 def test_a_model_tells_whether_it_gives_probabilities(activation, expected):
     assert tasks.gives_probabilities(head(activation)) is expected
+
+
+IMAGES = np.zeros((4, 8, 8, 1), np.uint8)
+BOXES = np.tile([0.1, 0.1, 0.5, 0.5], (4, 1))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "source", "message"),
+    [
+        (1, from_arrays(IMAGES, [0, 0, 0, 0]), "one class, '0'"),
+        (4, from_arrays(IMAGES, [0, 1, 0, 1], boxes=BOXES), r"take source\.as_task\('box'\)"),
+        (3, from_arrays(IMAGES, [0.0, 1.0, 2.0, 3.0]), "the model has 3 outputs, 'arrays' has 1 targets per sample"),
+        (1, from_arrays(IMAGES, np.ones((4, 3))), "build the model with classes=3"),
+        ("two", from_arrays(IMAGES, [0, 1, 0, 1]), "no functional model of one input and one output"),
+        ("named", from_arrays(IMAGES, [0, 1, 0, 1]), "of several outputs take one"),
+        ("map", from_arrays(IMAGES, [0, 1, 0, 1]), "one output"),
+        ("class", from_arrays(IMAGES, [0, 1, 0, 1]), "no functional model"),
+    ],
+)
+def test_a_model_that_does_not_answer_what_the_source_asks_is_refused(outputs, source, message):
+    inputs = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten()(inputs)
+    model = {
+        "two": lambda: keras.Model(inputs, [keras.layers.Dense(2)(flat), keras.layers.Dense(2)(flat)]),
+        "named": lambda: keras.Model(inputs, {"a": keras.layers.Dense(2)(flat)}),
+        "map": lambda: keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs)),
+        "class": lambda: type("Own", (keras.Model,), {})(),
+    }.get(outputs, lambda: keras.Model(inputs, keras.layers.Dense(outputs)(flat)))()
+    with pytest.raises(InputError, match=message):
+        tasks.check(model, source.task, source, Preprocess(8, channels=1))
 
 
 def test_smoothed_cross_entropy_is_the_formula():
