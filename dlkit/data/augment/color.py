@@ -15,12 +15,13 @@ LUMA = (0.299, 0.587, 0.114)
 class Color(Augmentation):
     """Changes brightness, contrast, saturation and hue of each picture by random amounts, in one pass over the pixels.
 
-        y = G H S C (b x)     b brightness, C contrast, S saturation, H hue, G grey
+        y = S H C (b x)     b brightness, C contrast, H hue, S saturation
 
-    C x = c x + (1 - c) m with m the picture's mean luma; S x = s x + (1 - s) luma(x); H turns colours about the grey
-    axis. All are linear in x, so they multiply into one 3x4 matrix; values are clipped to 0..255 once, at the end (a
-    chain of separate operations clips after each). The second group of the lecture's list. Semantic rule: hue and
-    grey must not be used where colour is the class (ripe fruit, traffic lights, stained tissue).
+    C x = c x + (1 - c) m with m the picture's mean luma; H turns colours about the grey axis; S x = s x + (1 - s)
+    luma(x), with s = 0 where colour is dropped. All are linear in x, so they multiply into one 3x4 matrix; values are
+    clipped to 0..255 once, at the end (a chain of separate operations clips after each). The second group of the
+    lecture's list. Semantic rule: hue and grey must not be used where colour is the class (ripe fruit, traffic lights,
+    stained tissue).
 
     Args:
         brightness: factor, s for 1 - s..1 + s or (low, high).
