@@ -64,29 +64,32 @@ GOOD = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def spoilt(tmp_path):
-    root = folder(tmp_path / "pets")
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory):
+    """A folder of good files, bad ones and links."""
+    place = tmp_path_factory.mktemp("spoilt")
+    root = folder(place / "pets")
     for name, (content, _) in BAD.items():
         (root / "cat" / name).write_bytes(content)
     for name, make in GOOD.items():
         (root / "dog" / name).write_bytes(make())
-    (root / "cat" / "nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
-    (root / "dog" / "outside.png").symlink_to(_outside(tmp_path))
+    (place / "elsewhere.png").write_bytes(encoded(photo(), "PNG"))
+    (root / "cat" / "nowhere.jpg").symlink_to(place / "gone.jpg")
+    (root / "dog" / "outside.png").symlink_to(place / "elsewhere.png")
     (root / "dog" / "loop").symlink_to(root)
     return root
 
 
-def _outside(tmp_path):
-    file = tmp_path / "elsewhere.png"
-    file.write_bytes(encoded(photo(), "PNG"))
-    return file
-
-
-def test_check_names_every_bad_file_with_its_class_and_reason(spoilt):
+@pytest.fixture(scope="module")
+def checked(spoilt):
+    """The source of that folder after its check, which reads everything and builds a graph: over a second each."""
     source = from_folder(spoilt)
-    report = source.check(progress=False)
-    assert not report.ok
+    assert not source.check(progress=False).ok
+    return source
+
+
+def test_check_names_every_bad_file_with_its_class_and_reason(checked):
+    report = checked.check()
     found = {name: (label, reason) for name, label, reason in report.bad}
     assert sorted(found) == sorted([*(f"cat/{name}" for name in BAD), "cat/nowhere.jpg", "dog/outside.png"])
     for name, (_, word) in BAD.items():
@@ -95,18 +98,13 @@ def test_check_names_every_bad_file_with_its_class_and_reason(spoilt):
         assert word in reason, f"{name}: {reason}"
     assert "leads out of the folder" in found["cat/nowhere.jpg"][1]
     assert "leads out of the folder" in found["dog/outside.png"][1]
-    followed = from_folder(spoilt, follow_links=True).check(progress=False)
-    reasons = {name: reason for name, _, reason in followed.bad}
-    assert "No such file" in reasons["cat/nowhere.jpg"]
-    assert "dog/outside.png" not in reasons
     assert f"{len(found)} cannot be used" in str(report)
 
 
-def test_training_and_evaluation_refuse_with_the_list(spoilt):
-    source = from_folder(spoilt)
+def test_training_and_evaluation_refuse_with_the_list(checked):
     for start in (
-        lambda: train_pipeline(source, Preprocess(8), None, 4, 0),
-        lambda: eval_pipeline(source, Preprocess(8), 4),
+        lambda: train_pipeline(checked, Preprocess(8), None, 4, 0),
+        lambda: eval_pipeline(checked, Preprocess(8), 4),
     ):
         with pytest.raises(InputError, match=r"text\.jpg") as error:
             start()
@@ -114,15 +112,21 @@ def test_training_and_evaluation_refuse_with_the_list(spoilt):
         assert "on_bad='skip'" in str(error.value)
 
 
-def test_skipping_leaves_out_exactly_the_bad_files(spoilt):
-    everything = len(from_folder(spoilt))
+def test_skipping_leaves_out_exactly_the_bad_files(spoilt, checked):
+    """Here with links followed: then one of the two is a good file, and the other leads to none."""
+    everything = len(checked)
+    with pytest.warns(UserWarning, match=f"{len(BAD) + 1} of {everything} samples"):
+        source = from_folder(spoilt, on_bad="skip", follow_links=True)
+    assert len(source) == everything - len(BAD) - 1
+    reasons = dict(source.skipped)
+    assert sorted(reasons) == sorted([*(f"cat/{name}" for name in BAD), "cat/nowhere.jpg"])
+    assert "No such file" in reasons["cat/nowhere.jpg"]
+    assert sum(name.startswith("dog/") for name in source.identities) == 5 + len(GOOD)
     with pytest.warns(UserWarning, match=f"{len(BAD) + 2} of {everything} samples"):
-        source = from_folder(spoilt, on_bad="skip")
-    assert len(source) == everything - len(BAD) - 2
-    assert len(source.skipped) == len(BAD) + 2
-    assert sum(name.startswith("dog/") for name in source.identities) == 4 + len(GOOD)
-    with pytest.warns(UserWarning, match="skipped"):
-        assert from_folder(spoilt, on_bad="skip").fingerprint == source.fingerprint
+        inside = checked.without_bad()
+    assert inside.identities == [name for name in source.identities if name != "dog/outside.png"]
+    good = np.flatnonzero(np.isin(checked.identities, inside.identities))
+    assert from_folder(spoilt).subset(good).fingerprint == inside.fingerprint  # without any check
     dataset = eval_pipeline(source, Preprocess(8), 4)
     assert dataset.cardinality() == -(-len(source) // 4)
     assert sum(len(x) for x, _ in dataset) == len(source)
