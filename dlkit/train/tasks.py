@@ -153,7 +153,8 @@ def check(model: Any, task: str, source: Any, preprocess: Any) -> None:
 
 def _shapes(model: Any) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
     """Returns the shapes of one input and of one output, without the batch."""
-    inputs, gives = getattr(model, "inputs", None), getattr(model, "output_shape", None)
+    inputs: Any = getattr(model, "inputs", None)
+    gives: Any = getattr(model, "output_shape", None)
     alone = isinstance(gives, tuple) and len(gives) == 2 and not isinstance(gives[1], tuple)
     if not inputs or len(inputs) != 1 or not alone or isinstance(getattr(model, "output", None), (dict, list, tuple)):
         raise InputError(
