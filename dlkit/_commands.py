@@ -115,6 +115,8 @@ def export(
         raise InputError(f"{'--precision int8' if precision == 'int8' else '--calibrate'} needs --data FOLDER")
     if calibrate and format != "saved_model":
         raise InputError("--calibrate goes with --format saved_model")
+    if optimize != "fold" and format != "saved_model":
+        raise InputError(f"--optimize {optimize} goes with --format saved_model; the other forms are always folded")
     held = dlkit.train.load_run(run)
     train, test = load(data) if data else (None, None)
     if train is not None and test is None:
@@ -140,9 +142,9 @@ def _about(run: str, held: Any) -> dict[str, Any]:
     """Returns what the model card says of the run: recipe, data and the metrics of the saved model."""
     about = {"recipe": held.recipe.to_dict(), "run": str(run)}
     with contextlib.suppress(OSError, ValueError, KeyError):
-        about["data"] = json.loads(Path(run, "recipe.json").read_text())["data"]
+        about["data"] = json.loads(Path(run, "recipe.json").read_text(encoding="utf-8"))["data"]
     with contextlib.suppress(OSError, ValueError, KeyError):
-        about["metrics"] = json.loads(Path(run, "summary.json").read_text())["final"]
+        about["metrics"] = json.loads(Path(run, "summary.json").read_text(encoding="utf-8"))["final"]
     return about
 
 
@@ -157,9 +159,10 @@ def verify(path: str, data: str) -> None:
 def predict(path: str, files: tuple[str, ...]) -> None:
     if not files:
         raise InputError("no files to classify: dlkit predict EXPORT FILE...")
-    table = Table("file", "class", "score")
+    table = Table("file", "answer", "score")
     for row in dlkit.export.predict(path, list(files)):
-        table.add_row(escape(str(row.file)), escape(str(row.label)), f"{row.score:.4f}")
+        answer = row.label or ", ".join(f"{value:.5g}" for value in row.values)
+        table.add_row(escape(str(row.file)), escape(answer), f"{row.score:.4f}" if row.classes else "")
     console.print(table)
 
 
@@ -200,7 +203,7 @@ def lectures(action: str, name: str, quick: bool, data: str, out: str) -> None:
         say(str(experiments.gallery(name or "docs/lectures", out)))
     else:
         folder = experiments.run(name, quick=quick, data=data or None, out=out)
-        say((folder / "result.md").read_text())
+        say((folder / "result.md").read_text(encoding="utf-8"))
         say(f"written: {folder}")
 
 

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_UMASK = os.umask(0)  # it can only be read by setting it, which every thread would see: once, at the import
+os.umask(_UMASK)
+
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
     """Replaces `path` by `content` in one step: temporary file, fsync, rename, fsync of the folder.
@@ -24,7 +27,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -62,8 +65,13 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             for name in files:
                 _sync(Path(folder, name))
             sync_folder(folder)
-        os.chmod(temporary, 0o777 & ~_umask())
-        os.rename(temporary, path)
+        os.chmod(temporary, 0o777 & ~_UMASK)
+        try:
+            os.rename(temporary, path)
+        except OSError as error:
+            if path.exists():
+                raise FileExistsError(f"{path} appeared meanwhile and is left alone") from error
+            raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -81,9 +89,3 @@ def _sync(path: Path, flags: int = os.O_RDONLY) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

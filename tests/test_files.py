@@ -36,6 +36,9 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path):
     with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "w") as folder:
         (folder / "x").write_text(str(1 / 0))
     assert [p.name for p in tmp_path.iterdir()] == ["v"]
+    with pytest.raises(FileExistsError, match="appeared meanwhile"), new_folder(tmp_path / "late"):
+        (tmp_path / "late" / "theirs").mkdir(parents=True)
+    assert [path.name for path in (tmp_path / "late").iterdir()] == ["theirs"]
     with pytest.raises(FileExistsError), new_folder(tmp_path / "v"):
         pass
 

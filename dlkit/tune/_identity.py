@@ -44,7 +44,7 @@ def compare(directory: Path, identity: dict[str, Any]) -> None:
     """
     path = directory / "search.json"
     try:
-        held = json.loads(path.read_text())
+        held = json.loads(path.read_text(encoding="utf-8"))
         held["recipe"] = Recipe().to_dict() | held["recipe"]  # fields that came later have their defaults
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); remove it if the search in this folder is yours") from None

@@ -41,7 +41,7 @@ def read(folder: Path, kind: str) -> dict[str, Any] | None:
     """
     path = folder / f"{kind}.json"
     try:
-        held = json.loads(path.read_text())
+        held = json.loads(path.read_text(encoding="utf-8"))
         if held["checksum"] != _checksum(held["record"]):
             raise ValueError("its checksum does not match")
         return dict(held["record"])

@@ -23,6 +23,10 @@ WRONG = {
     "an unknown form": ({"format": "onx"}, r"unknown format 'onx'; did you mean 'onnx'"),
     "int8 without images": ({"format": "litert", "precision": "int8"}, r"--precision int8 needs --data FOLDER"),
     "calibration without images": ({"calibrate": True}, r"--calibrate needs --data FOLDER"),
+    "another form, not folded": (
+        {"optimize": "freeze", "format": "onnx"},
+        r"--optimize freeze goes with --format saved_model",
+    ),
     "calibration of another form": (
         {"calibrate": True, "format": "onnx", "data": "photos"},
         r"--calibrate goes with --format saved_model",
