@@ -25,12 +25,13 @@ class Bohb(Asha):
 
         f(x, epochs) ~ GP,   next = argmax E[max(f(x, max_epochs) - best, 0)]
 
-    First 2 d trials spread over the d hyperparameters (a Sobol sequence). From then on a trial that promises most
-    at `max_epochs` is continued by one rung and a new one starts, turn by turn. A new trial maximises the expected
-    improvement at `max_epochs` under a Gaussian process of configuration and epochs, which learns from all rungs how
-    much an early score is worth. Or, a share `density_fraction` of them, it maximises BOHB's ratio l(x) / g(x) of
-    kernel densities of the good and the other configurations at the longest rung with enough of them. Two models that
-    err in different ways find the best more surely than each alone: `python benchmarks/search.py --data FOLDER`.
+    First 2 d trials spread over the d hyperparameters (a Sobol sequence). From then on half of the epochs go to new
+    trials and half to continuing, by one rung, the one that promises most at `max_epochs`. A new trial maximises the
+    expected improvement at `max_epochs` under a Gaussian process of configuration and epochs, which learns from all
+    rungs how much an early score is worth. Or, a share `density_fraction` of them, it maximises BOHB's ratio
+    l(x) / g(x) of kernel densities of the good and the other configurations at the longest rung with enough of them.
+    Two models that err in different ways find the best more surely than each alone:
+    `python benchmarks/search.py --data FOLDER`.
 
     Args:
         density_fraction: the share of new trials that come from the kernel densities.
@@ -72,11 +73,20 @@ class Bohb(Asha):
         return super().rungs[-RUNGS:]
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Answers KerasTuner's request for the next trial: a promotion and a new trial, turn by turn."""
-        fresh = self._fresh()
-        continued = len(self.trials) - fresh
-        due = continued <= fresh - self._initial - AHEAD and len(self._done()) >= self._initial + AHEAD
+        """Answers KerasTuner's request for the next trial: a promotion if fewer epochs went there than to new ones."""
+        first = self._initial + AHEAD
+        started, continued = self.rungs[0] * (self._fresh() - first), self._continued_epochs()
+        due = continued <= started and len(self._done()) >= first
         return (self._promotion() if due else None) or self._start(trial_id)
+
+    def _continued_epochs(self) -> int:
+        """The epochs of all trials that continue others."""
+        held = [trial.hyperparameters.values for trial in self.trials.values()]
+        return sum(
+            int(values["tuner/epochs"]) - int(values["tuner/initial_epoch"])
+            for values in held
+            if values.get("tuner/trial_id")
+        )
 
     @property
     def _initial(self) -> int:
@@ -143,8 +153,8 @@ class Bohb(Asha):
         the same model.
         """
         first = 1
-        while first * GROWTH <= len(done):
-            first = math.ceil(first * GROWTH + 1e-9)
+        while (larger := math.ceil(first * GROWTH - 1e-9)) <= len(done):
+            first = larger
         held = (first, cube.names)
         if self._scales is None or self._scales[0] != held:
             model = GaussianProcess(cube.features(np.full((1, len(cube)), 0.5)).shape[1])

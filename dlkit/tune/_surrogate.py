@@ -31,9 +31,10 @@ class GaussianProcess:
 
     def __init__(self, features: int):
         self.features = features
-        # logarithms of the lengths of x and f, the logit of w, the logarithm of the noise; and how sure we are of them
-        self.expected = np.array([math.log(0.6)] * features + [math.log(0.5), 0.0, math.log(1e-2)])
-        self.spread = np.array([0.8] * features + [0.7, 1.0, 1.5])
+        # logarithms of the lengths of x and f, the logit of w, the logarithm of the noise, and how sure we are of them:
+        # mean and spread of what 200 random trials of each development task of the benchmark gave (docs/tuning.md)
+        self.expected = np.array([0.2] * features + [-0.6, -1.2, -6.0])
+        self.spread = np.array([0.9] * features + [0.5, 1.0, 1.5])
         self.bounds = [(math.log(0.05), math.log(10))] * features + [
             (math.log(0.1), math.log(5)), (-4.0, 6.0), (math.log(1e-5), math.log(0.3)),
         ]  # fmt: skip
