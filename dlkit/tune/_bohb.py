@@ -17,6 +17,7 @@ DENSITY_CANDIDATES = 64
 POINTS = 200  # trials the process sees: the best half and the latest half
 AHEAD = 3  # trials that the model starts before it continues any
 GROWTH = 1.2  # the process's scales are found anew after this much more data
+FAILURES = 100  # trials without a score that the process sees, the latest
 LIVE = 150  # the best trials that a promotion is chosen from
 
 
@@ -100,6 +101,11 @@ class Bohb(Asha):
         ended = [self.trials[i] for i in self.end_order]
         return [t for t in ended if t.status == "COMPLETED" and t.score is not None and math.isfinite(t.score)]
 
+    def _without_score(self) -> list[Any]:
+        """The latest trials that failed or broke a constraint."""
+        done = {trial.trial_id for trial in self._done()}
+        return [self.trials[i] for i in self.end_order if i not in done][-FAILURES:]
+
     def _promotion(self) -> dict[str, Any] | None:
         """Continues the trial with the largest expected improvement at the last rung."""
         continued, done, cube = self._continued(), self._done(), Cube(self.hyperparameters.space)
@@ -171,7 +177,10 @@ class Bohb(Asha):
         points = [done[i] for i in order]
         model = GaussianProcess(len(self._scales[1]) - 3)
         model.scales = self._scales[1]
-        model.condition(cube.features(self._places(cube, points)), self._fidelity(points), y[order])
+        failed = self._without_score()  # as bad as the worst, or they come back for ever
+        points += failed
+        seen = np.concatenate([y[order], np.full(len(failed), y.min())])
+        model.condition(cube.features(self._places(cube, points)), self._fidelity(points), seen)
         return model, order, y
 
     def _by_density(self, cube: Cube, done: list[Any], random: np.random.Generator) -> Array:
@@ -184,6 +193,8 @@ class Bohb(Asha):
         rows = self._places(cube, part)[np.argsort(-self._scores(part), kind="stable")]
         cut = min(max(enough - 1, int(self.good_fraction * len(rows))), len(rows))
         good, bad = rows[:cut], rows[-max(cut, len(rows) - cut) :]
+        if failed := self._without_score():
+            bad = np.concatenate([bad, self._places(cube, failed)])
         width, bad_width = _bandwidth(good), _bandwidth(bad)
         centres = good[random.integers(len(good), size=DENSITY_CANDIDATES)]
         drawn = np.clip(centres + 3 * width * random.standard_normal(centres.shape), 0, 1)

@@ -15,6 +15,7 @@ from dlkit.tune import _records
 
 ATTEMPTS = 3  # a trial whose process was killed this often counts as failed
 SILENT = 20.0  # seconds without a sign of life after which a trial goes to another worker
+INFEASIBLE_RUN = 100  # so many configurations in a row that break a constraint end the search
 SAME_ERROR = 3  # so many first trials with one error end the search; one is enough for an error of an import
 _IMPORTS = ("ImportError", "ModuleNotFoundError", "SyntaxError", "NameError")
 
@@ -64,7 +65,8 @@ class Chief:
             waiting = self.oracle.ongoing_trials
             if self.error is not None or self.finished:
                 return _answer("STOPPED")
-            if tuner_id not in waiting and not self.oracle._retry_queue and self._committed() >= self.budget:
+            spent = self._committed() >= self.budget or self._stuck()
+            if tuner_id not in waiting and not self.oracle._retry_queue and spent:
                 self.finished = not waiting
                 return _answer("IDLE" if waiting else "STOPPED")
             trial = self.oracle.create_trial(tuner_id)
@@ -233,13 +235,20 @@ class Chief:
         failed = [r for r in self.ended.values() if r["status"] == "FAILED" and r.get("kind") == "error"]
         if not failed or len(failed) < len(self.ended):
             infeasible = [r for r in self.ended.values() if r["status"] == "INFEASIBLE"]
-            if len(infeasible) == len(self.ended) >= 100:
-                raise InputError(f"none of 100 configurations meets the constraints: {infeasible[-1]['message']}")
+            if len(infeasible) == len(self.ended) >= INFEASIBLE_RUN:
+                raise InputError(
+                    f"none of {INFEASIBLE_RUN} configurations meets the constraints: {infeasible[-1]['message']}"
+                )
             return
         last = [record["message"].strip().splitlines()[-1] for record in failed]
         enough = 1 if last[0].split(":")[0].split(".")[-1] in _IMPORTS else SAME_ERROR
         if len(last) >= enough and len(set(last)) == 1:
             raise RuntimeError(f"every trial failed with the same error:\n{failed[0]['message']}")
+
+    def _stuck(self) -> bool:
+        """Whether the last configurations all broke a constraint: they cost nothing, so no budget would end it."""
+        last = sorted(self.ended.values(), key=lambda record: record["ended"])[-INFEASIBLE_RUN:]
+        return len(last) == INFEASIBLE_RUN and all(record["status"] == "INFEASIBLE" for record in last)
 
     def _committed(self) -> int:
         running = [trial.hyperparameters.values for trial in self.oracle.ongoing_trials.values()]

@@ -8,7 +8,7 @@ import pytest
 from keras_tuner import oracles as kt
 
 from dlkit.tune import DamagedRecordWarning, _records, oracles
-from dlkit.tune._chief import Chief
+from dlkit.tune._chief import INFEASIBLE_RUN, Chief
 from dlkit.tune._keep import prune
 
 EPOCHS, BUDGET = 9, 36
@@ -216,3 +216,25 @@ def test_a_record_says_what_was_written_or_that_it_is_damaged(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(held))
     with pytest.warns(DamagedRecordWarning, match="checksum"):
         assert _records.read(tmp_path, "result") is None
+
+
+def constrained(name, directory, feasible):
+    """A search in which configurations that are not `feasible` cost nothing; returns whether each trial was."""
+    found, told = chief(name, directory), []
+    while (trial := found.create_trial("w")).status == "RUNNING":
+        told.append(feasible(trial.hyperparameters.values))
+        more = {} if told[-1] else {"status": "INFEASIBLE", "metrics": {}, "message": "too large"}
+        finish(found, trial, directory, **more)
+    return told
+
+
+def test_a_search_ends_when_no_configuration_meets_the_constraints_any_more(tmp_path):
+    first = iter([True])
+    told = constrained("random", tmp_path, lambda values: next(first, False))
+    assert told == [True] + [False] * INFEASIBLE_RUN
+
+
+def test_bohb_leaves_the_region_that_a_constraint_forbids_though_scores_rise_towards_it(tmp_path):
+    told = constrained("bohb", tmp_path, lambda values: values["x"] < 0.5)
+    assert sum(told) > BUDGET // EPOCHS
+    assert sum(told) > 0.6 * len(told)
