@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dlkit.train._evaluate import outputs
+from dlkit.train._evaluate import outputs, predictor
 from dlkit.train.tasks import gives_probabilities
 
 BINS = 15  # of confidence, as in the paper
@@ -85,7 +85,7 @@ class Outcome:
 
 def outcome(model: Any, source: Any, preprocess: Any) -> Outcome:
     """Returns what `model` says of every item of a classification source, in the source's order."""
-    found, targets = outputs(model.predict_on_batch, source, preprocess)
+    found, targets = outputs(predictor(model), source, preprocess)
     found = found.astype(np.float64)
     if not gives_probabilities(model):
         found = np.exp(found - found.max(-1, keepdims=True))

@@ -10,7 +10,7 @@ from dlkit.report import _insight, _pictures
 from dlkit.report._outcome import Outcome, outcome
 from dlkit.report._plots import shown
 from dlkit.train import Run
-from dlkit.train._evaluate import outputs
+from dlkit.train._evaluate import outputs, predictor
 from dlkit.train.tasks import iou
 
 MISTAKES, EXAMPLES, EPOCHS, TARGETS = 24, 6, 7, 4
@@ -26,14 +26,14 @@ def sections(run: Run, source: Source) -> list[str]:
         parts.append(_classes(found))
         parts += _mistakes(run, source, found) if pictures else []
     elif run.recipe.task == "regression":
-        predicted, true = outputs(run.model.predict_on_batch, source, run.preprocess)
+        predicted, true = outputs(predictor(run.model), source, run.preprocess)
         pairs = list(zip(true.reshape(predicted.shape).T, predicted.T, strict=True))
         if len(pairs) > TARGETS:
             parts.append(f'<p class="sub">the first {TARGETS} of {len(pairs)} targets</p>')
         drawn = [_pictures.scatter(*pair, f"target {i + 1}") for i, pair in enumerate(pairs[:TARGETS])]
         parts.append(f'<div class="figures">{"".join(drawn)}</div>')
     else:
-        predicted, true = outputs(run.model.predict_on_batch, source, run.preprocess)
+        predicted, true = outputs(predictor(run.model), source, run.preprocess)
         overlap = iou(predicted, true)
         places = np.argsort(overlap)[np.linspace(0, len(overlap) - 1, EXAMPLES).astype(int)]  # from worst to best
         titles = [f"IoU {overlap[i]:.2f}" for i in places]
