@@ -3,6 +3,7 @@
     python benchmarks/layers.py                    the whole grid, about ten minutes on two cores
     python benchmarks/layers.py --dtype float32    one half of it; --layer GroupNorm one layer; --quick few repeats
     python benchmarks/layers.py --part memory      the memory alone
+    python benchmarks/layers.py --part torch       PyTorch's native group_norm against dlkit's (needs torch)
     python benchmarks/layers.py --part machine     what a call and one reading and writing of a tensor take here
 
 Each cell interleaves dlkit, Keras and the same Keras function once more, call by call in rotating order, and takes the
@@ -16,6 +17,7 @@ automatic differentiation carries from the forward to the backward graph, counte
 """
 
 import argparse
+import functools
 import json
 import operator
 import os
@@ -232,6 +234,50 @@ def bounds(repeats=50):
     return found | {"warm_gb_per_s": round(2e-6 * 4 * int(np.prod(SHAPES[0])) / found["warm"], 1)}
 
 
+def native(repeats):
+    """Returns PyTorch's time over dlkit's by layer, mode and dtype: geometric means over the shapes, channels_last."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count())
+    found = {}
+    for name in ("GroupNorm", "InstanceNorm"):
+        for mode in ("forward", "forward+backward"):
+            for dtype in DTYPES:
+                ratios = []
+                for shape in SHAPES:
+                    layer = pair(name, shape[-1], "float32" if dtype == "float32" else "mixed_bfloat16")[0]
+                    layer.build(shape)
+                    run = function_of(layer, mode, tf.TensorSpec(shape, dtype))
+                    x, dy = (tf.cast(tf.random.stateless_normal(shape, (0, i)), dtype) for i in range(2))
+                    calls = functools.partial(run, x, dy), _torch_function(torch, name, shape, dtype, mode)
+                    times = ([], [])
+                    for _ in range(repeats + 2):
+                        for kept, call in zip(times, calls, strict=True):
+                            start = time.perf_counter()
+                            call()
+                            kept.append(time.perf_counter() - start)
+                    ratios.append(float(np.median(times[1][2:]) / np.median(times[0][2:])))
+                found[f"{name}, {mode}, {dtype}"] = round(geometric_mean(ratios), 2)
+    return found
+
+
+def _torch_function(torch, name, shape, dtype, mode):
+    """Returns a function that runs PyTorch's group_norm on a tensor of this shape."""
+    n, *positions, channels = shape
+    size = (n, channels, *positions) if len(positions) == 2 else (n, channels, *positions, 1)
+    kind = getattr(torch, dtype)
+    x, dy = (torch.randn(size).to(kind).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    gamma, beta = torch.ones(channels, dtype=kind), torch.zeros(channels, dtype=kind)
+    groups = groups_of(channels) if name == "GroupNorm" else channels
+    inputs = [tensor.requires_grad_(mode != "forward") for tensor in (x, gamma, beta)]
+
+    def run():
+        y = torch.nn.functional.group_norm(x, groups, gamma, beta, 1e-5)
+        return y if mode == "forward" else torch.autograd.grad(y, inputs, dy)
+
+    return run
+
+
 def geometric_mean(values):
     return float(np.exp(np.mean(np.log(values))))
 
@@ -318,7 +364,7 @@ def main():
     parser.add_argument("--mode", choices=MODES, action="append", help="only this mode")
     parser.add_argument("--batch", choices=("static", "unknown"), action="append", help="only this kind of batch axis")
     parser.add_argument("--repeats", type=int, default=11, help="interleaved calls per cell (11)")
-    parser.add_argument("--part", choices=("speed", "memory", "machine"), help="only this part")
+    parser.add_argument("--part", choices=("speed", "memory", "machine", "torch"), help="only this part")
     parser.add_argument("--quick", action="store_true", help="one small shape, 3 repeats, no memory: a smoke test")
     parser.add_argument("--report", action="store_true", help="print the table of the stored results and stop")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; cells measured again replace old ones")
@@ -326,7 +372,7 @@ def main():
     names = [n for pooled, *_ in TARGETS for n in pooled]
     stored = json.loads(args.out.read_text()) if args.out.exists() else {"cells": [], "memory": None}
     if not args.report:
-        shapes = () if args.part in ("memory", "machine") else SHAPES[1:2] if args.quick else SHAPES
+        shapes = () if args.part in ("memory", "machine", "torch") else SHAPES[1:2] if args.quick else SHAPES
         for shape in shapes:
             for name in args.layer or names:
                 cells = [
@@ -341,8 +387,11 @@ def main():
             stored["carried"], stored["memory"] = carried_by_all(), memory()
         if args.part == "machine" or not (args.part or args.quick or args.layer):
             stored["bounds"] = bounds()
+        if args.part == "torch":
+            stored["torch_over_dlkit"] = native(args.repeats)
         save(stored, [], args.out)
     print("this machine, milliseconds:", stored.get("bounds", "not measured"))
+    print("PyTorch's time over dlkit's:", stored.get("torch_over_dlkit", "not measured (--part torch)"))
     print("\n".join([stored["machine"], "", *summary(stored["cells"], stored["memory"], stored.get("carried"))]))
 
 
