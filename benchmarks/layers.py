@@ -110,6 +110,18 @@ def function_of(layer, mode, spec):
     return run
 
 
+def interleaved(calls, repeats):
+    """Returns the median seconds of each call; they take turns, each turn begun by another one."""
+    times = [[] for _ in calls]
+    for turn in range(repeats):
+        for i in range(len(calls)):
+            which = (turn + i) % len(calls)
+            start = time.perf_counter()
+            calls[which]()
+            times[which].append(time.perf_counter() - start)
+    return [float(np.median(t)) for t in times]
+
+
 def measure(name, shape, dtype, unknown, mode, repeats):
     """Returns the cell: medians in milliseconds, compile times in seconds."""
     policy = "float32" if dtype == "float32" else "mixed_bfloat16"
@@ -124,14 +136,7 @@ def measure(name, shape, dtype, unknown, mode, repeats):
         first.append(time.perf_counter() - start)
         runs.append(run)
     runs.append(runs[1])  # Keras against itself
-    times = [[], [], []]
-    for turn in range(repeats):
-        for i in range(3):
-            which = (turn + i) % 3
-            start = time.perf_counter()
-            runs[which](x, dy)
-            times[which].append(time.perf_counter() - start)
-    medians = [float(np.median(t)) for t in times]
+    medians = interleaved([functools.partial(run, x, dy) for run in runs], repeats)
     return {
         "layer": name, "shape": list(shape), "dtype": dtype, "batch": "unknown" if unknown else "static", "mode": mode,
         "dlkit_ms": round(1e3 * medians[0], 3), "keras_ms": round(1e3 * medians[1], 3),
@@ -250,13 +255,9 @@ def native(repeats):
                     run = function_of(layer, mode, tf.TensorSpec(shape, dtype))
                     x, dy = (tf.cast(tf.random.stateless_normal(shape, (0, i)), dtype) for i in range(2))
                     calls = functools.partial(run, x, dy), _torch_function(torch, name, shape, dtype, mode)
-                    times = ([], [])
-                    for _ in range(repeats + 2):
-                        for kept, call in zip(times, calls, strict=True):
-                            start = time.perf_counter()
-                            call()
-                            kept.append(time.perf_counter() - start)
-                    ratios.append(float(np.median(times[1][2:]) / np.median(times[0][2:])))
+                    interleaved(calls, 2)  # compiled and warm
+                    ours, torchs = interleaved(calls, repeats)
+                    ratios.append(torchs / ours)
                 found[f"{name}, {mode}, {dtype}"] = round(geometric_mean(ratios), 2)
     return found
 

@@ -89,9 +89,7 @@ def report(runs: tuple[str, ...], data: str, out: str) -> None:
         say(str(dlkit.report.write(runs[0])))
     else:
         held = dlkit.train.load_run(runs[0])
-        source, held_out = load(data)
-        shown = held_out if held_out is not None else divide(source, None, held.recipe.seed)[1]
-        say(str(dlkit.report.write(runs[0], shown)))
+        say(str(dlkit.report.write(runs[0], seen_and_unseen(data, held)[1])))
 
 
 def evaluate(run: str, data: str) -> None:
@@ -118,9 +116,7 @@ def export(
     if optimize != "fold" and format != "saved_model":
         raise InputError(f"--optimize {optimize} goes with --format saved_model; the other forms are always folded")
     held = dlkit.train.load_run(run)
-    train, test = load(data) if data else (None, None)
-    if train is not None and test is None:
-        train, test = divide(train, None, held.recipe.seed)
+    train, test = seen_and_unseen(data, held) if data else (None, None)
     given: dict[str, Any] = {"version": version or None, "task": held.recipe.task, "about": _about(run, held)}
     given["verify_on"] = test
     if format == "saved_model":
@@ -225,6 +221,12 @@ def divide(source: Any, held_out: Any, seed: int) -> tuple[Any, Any]:
     """Training part and validation part; a held-out test set is never used to choose anything."""
     source.check().refuse()
     return source.split(0.85, 0.15, seed=seed)
+
+
+def seen_and_unseen(data: str, run: Any) -> tuple[Any, Any]:
+    """The part of the data that the run trained on, and the part that it did not: a test set, else its own division."""
+    source, held_out = load(data)
+    return (source, held_out) if held_out is not None else divide(source, None, run.recipe.seed)
 
 
 def choose(

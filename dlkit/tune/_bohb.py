@@ -101,10 +101,10 @@ class Bohb(Asha):
         ended = [self.trials[i] for i in self.end_order]
         return [t for t in ended if t.status == "COMPLETED" and t.score is not None and math.isfinite(t.score)]
 
-    def _without_score(self) -> list[Any]:
-        """The latest trials that failed or broke a constraint."""
-        done = {trial.trial_id for trial in self._done()}
-        return [self.trials[i] for i in self.end_order if i not in done][-FAILURES:]
+    def _without_score(self, done: list[Any]) -> list[Any]:
+        """The latest trials that ended and are not `done`: they failed or broke a constraint."""
+        scored = {trial.trial_id for trial in done}
+        return [self.trials[i] for i in self.end_order if i not in scored][-FAILURES:]
 
     def _promotion(self) -> dict[str, Any] | None:
         """Continues the trial with the largest expected improvement at the last rung."""
@@ -177,7 +177,7 @@ class Bohb(Asha):
         points = [done[i] for i in order]
         model = GaussianProcess(len(self._scales[1]) - 3)
         model.scales = self._scales[1]
-        failed = self._without_score()  # as bad as the worst, or they come back for ever
+        failed = self._without_score(done)  # as bad as the worst, or they come back for ever
         points += failed
         seen = np.concatenate([y[order], np.full(len(failed), y.min())])
         model.condition(cube.features(self._places(cube, points)), self._fidelity(points), seen)
@@ -193,7 +193,7 @@ class Bohb(Asha):
         rows = self._places(cube, part)[np.argsort(-self._scores(part), kind="stable")]
         cut = min(max(enough - 1, int(self.good_fraction * len(rows))), len(rows))
         good, bad = rows[:cut], rows[-max(cut, len(rows) - cut) :]
-        if failed := self._without_score():
+        if failed := self._without_score(done):
             bad = np.concatenate([bad, self._places(cube, failed)])
         width, bad_width = _bandwidth(good), _bandwidth(bad)
         centres = good[random.integers(len(good), size=DENSITY_CANDIDATES)]

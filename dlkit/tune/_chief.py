@@ -65,8 +65,8 @@ class Chief:
             waiting = self.oracle.ongoing_trials
             if self.error is not None or self.finished:
                 return _answer("STOPPED")
-            spent = self._committed() >= self.budget or self._stuck()
-            if tuner_id not in waiting and not self.oracle._retry_queue and spent:
+            fresh = tuner_id not in waiting and not self.oracle._retry_queue
+            if fresh and (self._committed() >= self.budget or self._stuck()):
                 self.finished = not waiting
                 return _answer("IDLE" if waiting else "STOPPED")
             trial = self.oracle.create_trial(tuner_id)
@@ -247,7 +247,7 @@ class Chief:
 
     def _stuck(self) -> bool:
         """Whether the last configurations all broke a constraint: they cost nothing, so no budget would end it."""
-        last = sorted(self.ended.values(), key=lambda record: record["ended"])[-INFEASIBLE_RUN:]
+        last = list(self.ended.values())[-INFEASIBLE_RUN:]  # in the order in which they ended
         return len(last) == INFEASIBLE_RUN and all(record["status"] == "INFEASIBLE" for record in last)
 
     def _committed(self) -> int:
