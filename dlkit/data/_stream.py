@@ -245,11 +245,7 @@ class Stream:
 
 def _traced(function: Any, calls: int) -> Any:
     """Returns a function that is traced once for many calls."""
-    if calls == 1:
-        return function
-    result = tf.function(function, autograph=False)
-    result._omit_frequent_tracing_warning = True  # one for each block that is computed by hand
-    return result
+    return function if calls == 1 else draws.traced(function)
 
 
 def _with_boxes(targets: Any, boxes: Any) -> Any:

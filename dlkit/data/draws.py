@@ -119,11 +119,20 @@ def plain(function: Any) -> Any:
     return tf.autograph.experimental.do_not_convert(function)
 
 
+def traced(function: Any, **options: Any) -> Any:
+    """Returns a `tf.function` that is traced as it stands, without the warning about many traces.
+
+    TensorFlow counts all functions of one piece of code together: several shapes, streams, models and runs of a
+    process are meant, not a mistake. `options` are `tf.function`'s.
+    """
+    result = tf.function(function, autograph=False, **options)
+    result._omit_frequent_tracing_warning = True
+    return result
+
+
 def compiled(function: Any) -> Any:
     """Returns a function compiled by XLA for each shape that it is called with."""
-    result = tf.function(function, jit_compile=True, autograph=False)
-    result._omit_frequent_tracing_warning = True  # several shapes and several streams are meant, not a mistake
-    return result
+    return traced(function, jit_compile=True)
 
 
 @compiled

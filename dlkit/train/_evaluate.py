@@ -5,10 +5,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from dlkit._errors import InputError, unknown
-from dlkit.data import eval_pipeline
+from dlkit.data import draws, eval_pipeline
 from dlkit.data.augment import views
 from dlkit.train import tasks
 
@@ -85,6 +84,4 @@ def predictor(model: Any) -> Callable[[Any], Any]:
 
 def replicated(model: Any) -> Callable[[Any], Any]:
     """Returns `predict` for a model whose variables live on several replicas: this process computes by itself."""
-    result = tf.function(lambda inputs: model(inputs, training=False), autograph=False, reduce_retracing=True)
-    result._omit_frequent_tracing_warning = True
-    return result
+    return draws.traced(lambda inputs: model(inputs, training=False), reduce_retracing=True)

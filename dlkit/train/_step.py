@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from dlkit.data import draws
 from dlkit.train import tasks
 from dlkit.train._kinds import kind
 
@@ -41,8 +42,7 @@ class Step:
         self.metrics: dict[str, Callable[[Any, Any], Any]] = tasks.batch_metrics(recipe.task)
         self.columns = ("loss", *self.metrics, *self.measures)
         self.kernels = [kind(variable) == "kernel" for variable in model.trainable_variables]
-        self._traced = tf.function(self._step, autograph=False)
-        self._traced._omit_frequent_tracing_warning = True  # one for each run of the process
+        self._traced = draws.traced(self._step)
 
     def __call__(self, inputs: Any, targets: Any, step: int, wish: bool = False) -> Any:
         """Updates the model by one batch and returns float64 (columns + 1): means over the batch, then the wishes.

@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from dlkit._errors import InputError
+from dlkit.data import draws
 
 STATISTICS = ("moving_mean", "moving_variance")  # last words of the variables that `recalibrate` measures again
 
@@ -180,9 +180,7 @@ def get(recipe: Any, model: Any, steps: int) -> Averaging:
 
 def training_pass(model: Any) -> Callable[[Any], Any]:
     """Returns the function by which `recalibrate` lets `model` see a batch, traced once for all of its uses."""
-    result = tf.function(lambda inputs: model(inputs, training=True), autograph=False, reduce_retracing=True)
-    result._omit_frequent_tracing_warning = True  # one for each run of the process
-    return result
+    return draws.traced(lambda inputs: model(inputs, training=True), reduce_retracing=True)
 
 
 def recalibrate(model: Any, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None) -> int:
