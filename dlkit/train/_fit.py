@@ -24,17 +24,15 @@ from dlkit.train import (
     _run_dir,
     _signals,
     _sizes,
+    _traced,
     averaging,
-    optimizers,
     resume,
-    schedules,
     stopping,
     tasks,
     whitening,
 )  # fmt: skip
 from dlkit.train._freeze import frozen
 from dlkit.train._progress import bar, figures
-from dlkit.train._step import Step
 from dlkit.train.precision import arithmetic
 from dlkit.train.recipe import Recipe
 
@@ -139,7 +137,7 @@ def fit(
     identity = _run_dir.identity(model, recipe, train, validation, preprocess)
     with _signals.collected() as stopped, workers.locked(run_dir), workers.claimed(run_dir, identity, resume):
         with workers.strategy.scope(), frozen(model, recipe.freeze):  # their end comes before the model is saved
-            run = _Run(model, recipe, train, validation, preprocess, run_dir, workers)
+            run = _Run(model, recipe, train, validation, preprocess, run_dir, workers, deterministic)
             with contextlib.closing(run.events), arithmetic(recipe.precision):
                 run.loop(min(stop_after or run.epochs, run.epochs), stopped, verbose)
             row = run.settle()
@@ -165,30 +163,26 @@ class _Run:
     """One run in this process: the compiled model, its stream and its state."""
 
     def __init__(
-        self, model: Any, recipe: Recipe, train: Any, validation: Any, preprocess: Any, run_dir: Path, workers: Any
+        self, model: Any, recipe: Recipe, train: Any, validation: Any, preprocess: Any, run_dir: Path, workers: Any,
+        deterministic: bool,
     ):  # fmt: skip
         self.model, self.recipe, self.train, self.validation = model, recipe, train, validation
         self.preprocess, self.run_dir, self.workers, self.epochs = preprocess, run_dir, workers, recipe.epochs
-        loss = tasks.loss(recipe.task, model, recipe.label_smoothing, recipe.loss)
         self._check_columns()
         if recipe.whiten:
             whitening.prepare(model)
         warmup = round(recipe.warmup_epochs * len(train) / recipe.batch)
         total = self.ends(self.epochs)
-        self.schedule = schedules.get(recipe.schedule, recipe.peak_lr, total, min(warmup, total // 2))
-        if recipe.plateau is not None:
-            self.schedule = schedules.Scaled(self.schedule)
-        optimizer = optimizers.of(recipe, self.schedule, model.trainable_variables)
-        # XLA is slower for convolutions on CPU; the metrics serve Keras' own evaluate, the loop has its own
-        model.compile(optimizer=optimizer, loss=loss, metrics=tasks.metrics(recipe.task), jit_compile=False)
-        self.averaging = averaging.get(recipe, model, total)
-        self.training_pass = averaging.training_pass(model)
-        self.step = Step(model, optimizer, recipe, loss, self.averaging, self.measures, workers.strategy)
-        self.predict = _evaluate.replicated(model) if workers.replicas > 1 else _evaluate.predictor(model)
+        traced = _traced.prepared(
+            model, recipe, total, min(warmup, total // 2), self.measures, workers, deterministic
+        )  # fmt: skip
+        self.schedule, self.averaging, self.step = traced.schedule, traced.averaging, traced.step
+        self.predict, self.training_pass = traced.predict, traced.training_pass
         self.state = _State()
         saved = resume.restore(self.checkpoints, self.variables)
         if saved is not None:
             self.state = _State(**saved)
+            self._rescale()
         elif recipe.whiten:
             whitening.initialise(model, np.concatenate(list(self._plain_inputs(5000))))
         events = str(run_dir / "events")
@@ -311,14 +305,18 @@ class _Run:
             if self._is_best() and self.workers.chief:
                 resume.save(self.best, state.step, self.model.variables, {}, keep=1)
         self._log(row)
-        if self.recipe.plateau is not None:
-            self.schedule.scale.assign(self.recipe.plateau.scale(state.history))
+        self._rescale()
         state.seconds += time.monotonic() - began
         state.epoch_seconds = state.waiting = 0.0
         state.sums, state.steps = [], 0
         reasons = [c.reason(state.history, self.workers.agreed(state.seconds)) for c in self.recipe.stop]
         if state.step < self.ends(self.epochs):
             state.stopped = state.stopped or next(filter(None, reasons), "")
+
+    def _rescale(self) -> None:
+        """Sets the rate that the schedule is a multiple of: what a plateau has left of the recipe's."""
+        if self.recipe.plateau is not None:
+            self.schedule.scale.assign(self.recipe.peak_lr * self.recipe.plateau.scale(self.state.history))
 
     def _is_best(self) -> bool:
         history, patience = self.state.history, self.patience

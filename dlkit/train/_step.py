@@ -1,6 +1,7 @@
 """One update of the weights as one traced function: gradients, penalties, clipping, optimizer, average, measures."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -8,6 +9,18 @@ import tensorflow as tf
 from dlkit.data import draws
 from dlkit.train import tasks
 from dlkit.train._kinds import kind
+from dlkit.train.losses import CrossEntropy
+
+NUMBERS = ("weight_decay", "l1", "l2", "clip_norm")
+
+
+def numbers(recipe: Any, loss: Any) -> dict[str, float]:
+    """Returns the numbers of a recipe that enter the traced step as inputs; what is 0 has no operations there.
+
+    The smoothing of labels is one where `loss` is dlkit's: Keras' own losses hold theirs in a closure.
+    """
+    found = {name: float(getattr(recipe, name)) for name in NUMBERS if getattr(recipe, name)}
+    return found | ({"label_smoothing": float(recipe.label_smoothing)} if isinstance(loss, CrossEntropy) else {})
 
 
 class Step:
@@ -31,6 +44,7 @@ class Step:
 
     Attributes:
         columns: what the returned vector holds, in order.
+        numbers: of the recipe, inputs of the trace; assign others of the same names to use it for another recipe.
     """
 
     def __init__(
@@ -42,6 +56,7 @@ class Step:
         self.metrics: dict[str, Callable[[Any, Any], Any]] = tasks.batch_metrics(recipe.task)
         self.columns = ("loss", *self.metrics, *self.measures)
         self.kernels = [kind(variable) == "kernel" for variable in model.trainable_variables]
+        self.numbers = numbers(recipe, loss)
         self._traced = draws.traced(self._step)
 
     def __call__(self, inputs: Any, targets: Any, step: int, wish: bool = False) -> Any:
@@ -52,33 +67,40 @@ class Step:
             step: steps done before this one.
             wish: this process wants to stop; the last number is how many do, the same on all of them.
         """
-        return self._traced(inputs, targets, tf.constant(step, tf.int64), tf.constant(float(wish), tf.float64))
+        numbers = {name: tf.constant(value) for name, value in self.numbers.items()}
+        wishes = tf.constant(float(wish), tf.float64)
+        return self._traced(inputs, targets, tf.constant(step, tf.int64), wishes, numbers)
 
-    def _step(self, inputs: Any, targets: Any, step: Any, wish: Any) -> Any:
-        values = self.strategy.run(self._replica, args=(inputs, targets, wish))
+    def _step(self, inputs: Any, targets: Any, step: Any, wish: Any, numbers: dict[str, Any]) -> Any:
+        values = self.strategy.run(self._replica, args=(inputs, targets, wish, numbers))
         values = self.strategy.experimental_local_results(values)[0]
         self.averaging.update(step)
         return values
 
-    def _replica(self, inputs: Any, targets: Any, wish: Any) -> Any:
+    def _replica(self, inputs: Any, targets: Any, wish: Any, numbers: dict[str, Any]) -> Any:
         variables, replicas = self.model.trainable_variables, self.strategy.num_replicas_in_sync
-        gradients, values = self._accumulated(inputs, targets)
+        with _holding(self.loss, "label_smoothing", numbers):
+            gradients, values = self._accumulated(inputs, targets)
         values = tf.concat([values, wish[None]], 0)
-        recipe, share = self.recipe, 1.0 / replicas
+        clip, share = numbers.get("clip_norm"), 1.0 / replicas
         if replicas > 1:
             values = tf.distribute.get_replica_context().all_reduce("SUM", values)
             values = values * tf.constant([share] * (values.shape[0] - 1) + [1.0], tf.float64)
-        if replicas > 1 and (recipe.clip_norm or "gradient_norm" in self.measures):
+        if replicas > 1 and (clip is not None or "gradient_norm" in self.measures):
             # the norm is that of the whole batch's gradient; the optimizer's own sum then adds equal parts
             gradients = tf.distribute.get_replica_context().all_reduce("SUM", [g * share for g in gradients])
-        gradients = [self._penalised(*pair) for pair in zip(gradients, variables, self.kernels, strict=True)]
-        norm = tf.linalg.global_norm(gradients) if recipe.clip_norm or "gradient_norm" in self.measures else None
-        if recipe.clip_norm:
-            factor = tf.minimum(1.0, recipe.clip_norm / tf.maximum(norm, 1e-12))
+        kernels = zip(gradients, variables, self.kernels, strict=True)
+        gradients = [_penalised(g, variable, numbers) if kernel else g for g, variable, kernel in kernels]
+        measured = clip is not None or "gradient_norm" in self.measures
+        norm = tf.linalg.global_norm(gradients) if measured else None
+        if clip is not None:
+            factor = tf.minimum(1.0, clip / tf.maximum(norm, 1e-12))
             gradients = [g * tf.cast(factor, g.dtype) for g in gradients]
-        extra = {"gradient_norm": norm, "weight_change": self._apply([g * share for g in gradients], values[0])}
-        measured = [tf.cast(extra[name], tf.float64) for name in self.measures]
-        return tf.concat([values[:-1], *[value[None] for value in measured], values[-1:]], 0)
+        with _holding(self.optimizer, "weight_decay", numbers):
+            change = self._apply([g * share for g in gradients], values[0])
+        extra = {"gradient_norm": norm, "weight_change": change}
+        found = [tf.cast(extra[name], tf.float64)[None] for name in self.measures]
+        return tf.concat([values[:-1], *found, values[-1:]], 0)
 
     def _accumulated(self, inputs: Any, targets: Any) -> tuple[list[Any], Any]:
         """Returns the mean gradients and the mean loss and metrics of all micro-batches."""
@@ -115,13 +137,6 @@ class Step:
         values = [loss, *(metric(targets, outputs) for metric in self.metrics.values())]
         return [tf.convert_to_tensor(g) for g in gradients], tf.stack([tf.cast(v, tf.float64) for v in values])
 
-    def _penalised(self, gradient: Any, variable: Any, kernel: bool) -> Any:
-        if kernel and self.recipe.l2:
-            gradient = gradient + self.recipe.l2 * tf.cast(variable, gradient.dtype)
-        if kernel and self.recipe.l1:
-            gradient = gradient + self.recipe.l1 * tf.sign(tf.cast(variable, gradient.dtype))
-        return gradient
-
     def _apply(self, gradients: list[Any], loss: Any) -> Any:
         """Updates the weights and returns their relative change, where it is asked for."""
         variables = self.model.trainable_variables
@@ -139,3 +154,25 @@ class Step:
     def _update(self, gradients: list[Any], variables: list[Any]) -> bool:
         self.optimizer.apply(gradients, variables)
         return True
+
+
+def _penalised(gradient: Any, kernel: Any, numbers: dict[str, Any]) -> Any:
+    if "l2" in numbers:
+        gradient = gradient + tf.cast(numbers["l2"], gradient.dtype) * tf.cast(kernel, gradient.dtype)
+    if "l1" in numbers:
+        gradient = gradient + tf.cast(numbers["l1"], gradient.dtype) * tf.sign(tf.cast(kernel, gradient.dtype))
+    return gradient
+
+
+@contextlib.contextmanager
+def _holding(owner: Any, name: str, numbers: dict[str, Any]) -> Iterator[None]:
+    """Puts an input of the trace in the place of an attribute while the block is traced."""
+    if name not in numbers:
+        yield
+        return
+    value = getattr(owner, name)
+    setattr(owner, name, numbers[name])
+    try:
+        yield
+    finally:
+        setattr(owner, name, value)

@@ -58,8 +58,8 @@ class CrossEntropy(keras.losses.Loss):
         if len(y_true.shape) < 2 or (y_true.shape[-1] == 1 and classes != 1):
             y_true = ops.one_hot(ops.cast(ops.reshape(y_true, [-1]), "int32"), classes, dtype=y_pred.dtype)
         y_true = ops.cast(y_true, y_pred.dtype)
-        if self.label_smoothing:
-            y_true = y_true * (1.0 - self.label_smoothing) + self.label_smoothing / classes
+        smoothing = ops.cast(self.label_smoothing, y_true.dtype)  # a tensor while a training step is traced
+        y_true = y_true * (1.0 - smoothing) + smoothing / classes
         return ops.categorical_crossentropy(y_true, y_pred, from_logits=self.from_logits)
 
     def get_config(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def run(job: Job, trial_id: str, values: dict[str, Any]) -> dict[str, float]:
     for i, (train, validation) in enumerate(_parts(job)):
         keras.utils.set_random_seed(seed_of(job.seed, origin if i == 0 else f"{origin}/{i}"))
         keras.utils.clear_session(free_memory=False)
-        model = job.build(**overrides["model"])
+        model = _same(job.build(**overrides["model"]))
         if i == 0:
             facts = _facts(job, model)
         rows.append(_fit(job, model, recipe, train, validation, folder / _part(i), values))
@@ -51,6 +51,28 @@ def run(job: Job, trial_id: str, values: dict[str, Any]) -> dict[str, float]:
         spread = np.std([row[job.objective] for row in rows], ddof=1) if job.objective in rows[0] else math.nan
         metrics[f"{job.objective}_std"] = float(spread)
     return metrics
+
+
+_last: list[Any] = []  # the network of this process's last trial, whose traced functions the next one may use
+
+
+def _same(model: Any) -> Any:
+    """Returns the last trial's network with the values of `model` where both are built alike, else `model`.
+
+    `fit` then has nothing to trace again where only numbers differ, such as the rate or the weight decay.
+    """
+    try:
+        alike = bool(_last) and _last[0].get_config() == model.get_config()
+    except NotImplementedError:
+        alike = False  # it cannot say how it is built
+    if not alike:
+        _last[:] = [model]
+        return model
+    kept = _last[0]
+    for variable, value in zip(kept.variables, model.variables, strict=True):
+        variable.trainable = value.trainable
+        variable.assign(value)
+    return kept
 
 
 def seed_of(seed: int, trial_id: str) -> int:

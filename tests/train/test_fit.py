@@ -16,7 +16,7 @@ import pytest
 
 from dlkit._errors import InputError
 from dlkit.data import Preprocess, from_arrays
-from dlkit.train import DivergedError, Interrupted, Recipe, _fit, evaluate, fit, load_run
+from dlkit.train import DivergedError, Interrupted, Recipe, _fit, evaluate, fit, load_run, optimizers
 
 STEPS = 25  # round(4 * 200 / 32)
 
@@ -178,7 +178,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before_
 def test_weight_decay_leaves_vectors_alone_and_shrinks_kernels():
     recipe = Recipe(optimizer="sgd", weight_decay=0.5, peak_lr=0.1)
     model = small.model()
-    optimizer = _fit.optimizers.get("sgd", 0.1, model.trainable_variables, weight_decay=recipe.weight_decay)
+    optimizer = optimizers.get("sgd", 0.1, model.trainable_variables, weight_decay=recipe.weight_decay)
     before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.trainable_variables]
     optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
     for old, variable in zip(before, model.trainable_variables, strict=True):

@@ -9,7 +9,7 @@ import pytest
 
 from dlkit._errors import InputError
 from dlkit.data import Preprocess, load
-from dlkit.train import Recipe, fit, load_run
+from dlkit.train import Recipe, _traced, fit, load_run
 from dlkit.tune import ORACLES, _trial, default_space, search
 
 RECIPE = Recipe(epochs=3, batch=50, optimizer="adam", peak_lr=0.01, warmup_epochs=0.0, weight_decay=0.0)
@@ -144,3 +144,15 @@ def test_a_space_of_another_form_is_refused(tmp_path):
 
 def test_a_recipe_keeps_what_the_space_leaves_alone(straight):
     assert replace(straight.best.recipe, peak_lr=RECIPE.peak_lr) == RECIPE
+
+
+def test_trials_that_differ_in_numbers_only_share_one_trace(tmp_path, monkeypatch):
+    counted = []
+    step = _traced.Step.__init__
+    monkeypatch.setattr(_traced.Step, "__init__", lambda self, *values: (counted.append(1), step(self, *values))[1])
+    numbers = lambda hp: {  # noqa: E731
+        "recipe": {name: hp.Float(name, 1e-3, 0.1, sampling="log") for name in ("peak_lr", "weight_decay")}
+    }
+    found = run(tmp_path / "s", space=numbers)
+    assert len(found.trials) > 2
+    assert len(counted) == 1

@@ -1,0 +1,84 @@
+"""What a run compiles and traces. The model keeps it, and its next run takes it over where only numbers differ."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from dlkit.train import _evaluate, averaging, optimizers, schedules, tasks
+from dlkit.train._step import Step, numbers
+from dlkit.train.losses import CrossEntropy
+from dlkit.train.precision import choose
+from dlkit.train.recipe import Recipe
+
+_NAME = "_dlkit_traced"  # in the model's __dict__, past Keras' tracking of attributes
+# fields of a recipe that no trace holds: inputs of the step, what other fields become, and what the loop does
+_FREE = (
+    "peak_lr", "epochs", "batch", "warmup_epochs", "augment", "seed", "stop", "plateau", "sizes", "freeze", "whiten",
+)  # fmt: skip
+
+
+@dataclass
+class Traced:
+    """The parts of a run that hold traced functions or are held by them."""
+
+    key: Any
+    schedule: schedules.Scaled
+    optimizer: keras.optimizers.Optimizer
+    loss: keras.losses.Loss
+    averaging: averaging.Averaging
+    step: Step
+    predict: Callable[[Any], Any]
+    training_pass: Callable[[Any], Any]
+
+
+def prepared(
+    model: Any, recipe: Recipe, total: int, warmup: int, measures: tuple[str, ...], workers: Any, deterministic: bool
+) -> Traced:
+    """Returns the parts for a run of `total` steps from the present weights, with a fresh optimizer and average.
+
+    A search trains one network many times at other rates: traced functions of the model's last run are taken over if
+    the model and the recipe are the same but for `peak_lr`, `weight_decay`, `label_smoothing`, `l1`, `l2` and
+    `clip_norm` (the last four: as long as neither of two values is 0) and what concerns the data only. The numbers are
+    inputs of the traces, so a run gives the same bits with and without.
+    """
+    loss = tasks.loss(recipe.task, model, recipe.label_smoothing, recipe.loss)
+    schedule = schedules.Scaled(schedules.get(recipe.schedule, 1.0, total, warmup), recipe.peak_lr)
+    optimizer = optimizers.of(recipe, schedule, model.trainable_variables)
+    average = averaging.get(recipe, model, total)
+    key = _key(model, recipe, loss, total, warmup, measures, workers, deterministic)
+    kept: Traced | None = model.__dict__.get(_NAME)
+    if kept is not None and key and kept.key == key and getattr(model, "optimizer", None) is kept.optimizer:
+        kept.schedule.scale.assign(recipe.peak_lr)
+        fresh = [*optimizer.variables, *average.variables]
+        for variable, start in zip([*kept.optimizer.variables, *kept.averaging.variables], fresh, strict=True):
+            variable.assign(start)
+        kept.optimizer.weight_decay = optimizer.weight_decay
+        if isinstance(kept.loss, CrossEntropy):
+            kept.loss.label_smoothing = recipe.label_smoothing
+        kept.step.numbers = numbers(recipe, kept.loss)
+        return kept
+    # XLA is slower for convolutions on CPU; the metrics serve Keras' own evaluate, the loop has its own
+    model.compile(optimizer=optimizer, loss=loss, metrics=tasks.metrics(recipe.task), jit_compile=False)
+    step = Step(model, optimizer, recipe, loss, average, measures, workers.strategy)
+    predict = _evaluate.replicated(model) if workers.replicas > 1 else _evaluate.predictor(model)
+    made = Traced(key, schedule, optimizer, loss, average, step, predict, averaging.training_pass(model))
+    model.__dict__[_NAME] = made
+    return made
+
+
+def _key(
+    model: Any, recipe: Recipe, loss: Any, total: int, warmup: int, measures: tuple[str, ...], workers: Any,
+    deterministic: bool,
+) -> Any:  # fmt: skip
+    """Returns all that is fixed in the traces; None where the model cannot say what it is."""
+    try:
+        network = model.get_config()
+    except NotImplementedError:
+        return None
+    inputs = numbers(recipe, loss)
+    fields = {name: value for name, value in recipe.to_dict().items() if name not in (*_FREE, *inputs)}
+    fields["precision"] = choose(recipe.precision)
+    trainable = [variable.trainable for variable in model.variables]
+    return network, fields, sorted(inputs), trainable, total, warmup, measures, workers.replicas, deterministic
