@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from dlkit.tune import _worker
+from dlkit.tune._ray import RayNursery
+
+PLACES = ("processes", "ray")  # where workers run: this machine, or wherever a Ray cluster has room
 
 _idle: list["_Nursery"] = []  # nurseries wait for the next search of this process: starting one takes seconds
 
@@ -30,14 +33,21 @@ class Crew:
         job: the file of the job, and its digest.
         address: of the chief.
         logs: folder of the workers' output.
+        on: a name of `PLACES`.
     """
 
-    def __init__(self, count: int, name: str, job: tuple[Path, str], address: tuple[str, int], logs: Path) -> None:
+    def __init__(
+        self, count: int, name: str, job: tuple[Path, str], address: tuple[str, int], logs: Path, on: str = "processes"
+    ) -> None:
         self.names = [f"{name}-{i}" for i in range(count)]
         self._job, self._address, self._logs = job, address, logs
         self._running: dict[str, float] = {}
         self._early: dict[str, int] = {}
-        self._nursery = _idle.pop() if _idle else _Nursery()
+        self._on = on
+        self._nursery = _idle.pop() if _idle and on == "processes" else self._made()
+
+    def _made(self) -> Any:
+        return RayNursery(max(1, (os.cpu_count() or 1) // len(self.names))) if self._on == "ray" else _Nursery()
 
     def __enter__(self) -> "Crew":
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -52,7 +62,7 @@ class Crew:
             while self._running and time.monotonic() < until:
                 self.ended()
                 time.sleep(0.02)
-        if self._nursery.alive:
+        if self._nursery.alive and self._on == "processes":
             _idle.append(self._nursery)
         else:
             self._nursery.close()
@@ -61,7 +71,7 @@ class Crew:
         """Starts the workers that are missing."""
         if not self._nursery.alive:
             self._nursery.close()
-            self._nursery = _Nursery()
+            self._nursery = self._made()
         for name in self.names:
             if name not in self._running and name not in without:
                 self._running[name] = time.monotonic()

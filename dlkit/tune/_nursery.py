@@ -85,23 +85,31 @@ def work(order: dict[str, Any]) -> None:
     """Is a worker from here on; never returns."""
     status = 1
     try:
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        status = worked(order)
+    finally:
+        os._exit(status)
+
+
+def worked(order: dict[str, Any]) -> int:
+    """Is a worker until there is no more to do; returns its exit status."""
+    status = 1
+    try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, nothing), (1, log), (2, log)):
             os.dup2(source, target)
-        sys.path[:] = order["path"]
+        sys.path[:] = dict.fromkeys([*order["path"], *sys.path])
         os.chdir(order["folder"])
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
         status = _worker.main(order["job"], order["digest"], tuple(order["address"]), order["start"])
     except BaseException:
         with contextlib.suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                stream.flush()
-        os._exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    return status
 
 
 def _end_with_parent(parent: int) -> None:

@@ -18,9 +18,9 @@ from dlkit._errors import InputError, unknown
 from dlkit.train import Recipe
 from dlkit.train._progress import bar
 from dlkit.train._run_dir import locked
-from dlkit.tune import _job, _records, _trial, _worker, oracles
+from dlkit.tune import _job, _ray, _records, _trial, _worker, oracles
 from dlkit.tune._chief import Chief, Clock
-from dlkit.tune._crew import Crew
+from dlkit.tune._crew import PLACES, Crew
 from dlkit.tune._identity import claim, compare, identity, trials
 from dlkit.tune._keep import prune
 from dlkit.tune._results import Search, found, read
@@ -42,6 +42,7 @@ def search(
     epochs_budget: int,
     directory: str | Path,
     workers: int = 1,
+    on: str = "processes",
     seed: int = 0,
     second: str = "",
     constraints: Mapping[str, float] | None = None,
@@ -72,6 +73,8 @@ def search(
             new trial starts beyond it. More of it continues a search.
         directory: folder of the search; another search in it is refused. All workers must see it.
         workers: processes that run trials. 0 runs them in this process: for a debugger; it grows with every trial.
+        on: "processes" of this machine, or "ray": tasks on the Ray cluster that the program has joined, else on a Ray
+            of this machine (extra `ray`; the chief then listens at this machine's address in the cluster).
         seed: of the suggestions and, with the trial's id, of each model's initial weights.
         second: another objective for `Search.front`: a column of the history, "parameters", "macs" or "latency". The
             oracle follows the first one.
@@ -93,7 +96,7 @@ def search(
 
     Example: see README.md, `examples/tune_digits.py` and docs/tuning.md (several machines).
     """
-    _check(fidelity, seeds, folds, workers, constraints, measure)
+    _check(fidelity, seeds, folds, workers, on, constraints, measure)
     directory = Path(directory)
     threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
     job = _job.Job(
@@ -110,11 +113,11 @@ def search(
         _forget_failures(directory)
         chief = Chief(chosen, directory, epochs_budget, recipe.epochs, runs=job.runs, restarts=job.restarts)
         with bar("search", epochs_budget, chief.spent(), show=verbose) as update:
-            _run(chief, job, workers, keep, update)
+            _run(chief, job, workers, on, keep, update)
         return found(job, chief.ended, second)
 
 
-def _run(chief: Chief, job: _job.Job, workers: int, keep: int, update: Any) -> None:
+def _run(chief: Chief, job: _job.Job, workers: int, on: str, keep: int, update: Any) -> None:
     seen = -1
 
     def show() -> None:
@@ -132,13 +135,14 @@ def _run(chief: Chief, job: _job.Job, workers: int, keep: int, update: Any) -> N
     elif workers == 0:
         _here(chief, job, show)
     else:
-        _with_workers(chief, job, workers, show)
+        _with_workers(chief, job, workers, on, show)
 
 
-def _with_workers(chief: Chief, job: _job.Job, workers: int, show: Callable[[], None]) -> None:
+def _with_workers(chief: Chief, job: _job.Job, workers: int, on: str, show: Callable[[], None]) -> None:
     digest = _job.write(job)
-    with _serving(chief) as address, Crew(
-        workers, "worker", (job.directory / "job.pkl", digest), address, job.directory / "workers"
+    host = _ray.address() if on == "ray" else "127.0.0.1"
+    with _serving(chief, host) as address, Crew(
+        workers, "worker", (job.directory / "job.pkl", digest), address, job.directory / "workers", on
     ) as crew:  # fmt: skip
         elapsed = Clock()
         while not chief.finished:
@@ -240,15 +244,15 @@ class _Bare:
 
 
 @contextlib.contextmanager
-def _serving(chief: Chief) -> Iterator[tuple[str, int]]:
-    """Serves KerasTuner's protocol on this machine only, unless KERASTUNER_ORACLE_IP names another address."""
+def _serving(chief: Chief, host: str = "127.0.0.1") -> Iterator[tuple[str, int]]:
+    """Serves KerasTuner's protocol at `host`, unless KERASTUNER_ORACLE_IP names another address."""
     import grpc
     from keras_tuner.src import protos
     from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
     protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(_Bare(chief)), server)
-    host, port = _address()
+    host, port = os.environ.get("KERASTUNER_ORACLE_IP", host), _address()[1]
     bound = server.add_insecure_port(f"{host}:{port}")
     if not bound:
         raise InputError(f"cannot listen on {host}:{port}; set KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT")
@@ -294,9 +298,13 @@ def _best_text(chief: Chief, objective: str) -> str:
     return f"{best}{len(chief.ended)} trials{f', {failed} failed' if failed else ''}"
 
 
-def _check(fidelity: str, seeds: int, folds: int, workers: int, constraints: Any, measure: Any) -> None:
+def _check(
+    fidelity: str, seeds: int, folds: int, workers: int, on: str, constraints: Any, measure: Any
+) -> None:  # fmt: skip
     if fidelity not in _job.FIDELITIES:
         raise unknown("fidelity", fidelity, _job.FIDELITIES)
+    if on not in PLACES:
+        raise unknown("place of workers", on, PLACES)
     for name, value, least in (("seeds", seeds, 1), ("folds", folds, 0), ("workers", workers, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")

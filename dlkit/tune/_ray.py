@@ -1,0 +1,78 @@
+"""Workers of a search as tasks of Ray: on whichever machines of its cluster have room."""
+
+import contextlib
+import os
+import signal
+from typing import Any
+
+from dlkit._errors import require
+
+
+class RayNursery:
+    """Starts workers as Ray tasks; has the methods of `_crew._Nursery`.
+
+    A task is one worker process of Ray's and ends with it, so that a recycled worker gives its memory back. Ray that
+    is not running yet is started on this machine; `ray.init(address=...)` before the search names a cluster.
+
+    Args:
+        processors: that Ray sets aside for each worker.
+
+    Raises:
+        InputError: Ray is not installed.
+    """
+
+    def __init__(self, processors: int) -> None:
+        self._ray = started()
+        self._tasks: dict[Any, str] = {}
+        self._work = self._ray.remote(num_cpus=processors, max_calls=1, max_retries=0)(_work)
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._ray.is_initialized())
+
+    def order(self, **values: Any) -> None:
+        """Starts a worker, or ends one: at once, because what it had reached is in its trial's checkpoint."""
+        if "start" in values:
+            self._tasks[self._work.remote(values)] = values["start"]
+            return
+        for task in [task for task, name in self._tasks.items() if name == values["end"]]:
+            self._ray.cancel(task, force=True)
+
+    def ended(self) -> list[tuple[str, int]]:
+        """Returns the workers that have ended, with their exit status, or -9 where their process is gone."""
+        found: list[tuple[str, int]] = []
+        done, _ = (
+            self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0) if self._tasks else ([], [])
+        )
+        for task in done:
+            status = -signal.SIGKILL
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                status = self._ray.get(task)
+            found.append((self._tasks.pop(task), int(status)))
+        return found
+
+    def close(self) -> None:
+        """Leaves Ray running: it may not be ours."""
+
+
+def started() -> Any:
+    """Returns Ray, connected to the cluster that the program named, else started on this machine without reporting."""
+    try:
+        import ray
+    except ImportError:
+        raise require("ray", "ray", 'on="ray"') from None
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(include_dashboard=False, log_to_driver=False)
+    return ray
+
+
+def address() -> str:
+    """Returns the address of this machine that the cluster's other machines reach."""
+    return str(started().util.get_node_ip_address())
+
+
+def _work(order: dict[str, Any]) -> int:
+    from dlkit.tune import _nursery
+
+    return _nursery.worked(order)

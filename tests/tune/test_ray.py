@@ -1,0 +1,57 @@
+"""A search whose workers are Ray's: the same answers as at home, and what a killed one was at goes on."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from test_search import answers, run
+
+ray = pytest.importorskip("ray", reason="workers on Ray need the extra ray")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    paths = os.pathsep.join(map(os.path.abspath, sys.path))
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    yield
+    ray.shutdown()
+
+
+def test_one_worker_on_ray_answers_as_one_in_this_process(tmp_path):
+    here = run(tmp_path / "here")
+    there = run(tmp_path / "there", workers=1, on="ray")
+    assert answers(there) == answers(here)
+
+
+def test_a_killed_task_is_started_again_and_nothing_is_lost(tmp_path, monkeypatch):
+    from dlkit.tune import _ray
+
+    killed = []
+    ended = _ray.RayNursery.ended
+
+    def kill_once(nursery):
+        for log in (tmp_path / "s" / "trials").glob("*/started.json"):
+            if not killed and not (log.parent / "result.json").exists():
+                killed.extend(worker for worker in workers())
+                os.kill(killed[0], signal.SIGKILL)
+        return ended(nursery)
+
+    monkeypatch.setattr(_ray.RayNursery, "ended", kill_once)
+    found = run(tmp_path / "s", workers=1, on="ray")
+    assert killed
+    assert answers(found) == answers(run(tmp_path / "here"))
+
+
+def workers():
+    """The processes of Ray that run a worker of a search."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if line.startswith(b"ray::_work"):
+            yield int(folder.name)
