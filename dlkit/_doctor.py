@@ -21,7 +21,8 @@ from dlkit.train.tasks import check_backend
 
 _FOR = {  # what an extra is for
     "onnx": "export to ONNX", "openvino": "export to OpenVINO", "litert": "export to LiteRT", "serve": "dlkit serve",
-    "optuna": "Optuna's samplers", "backends": "layers and models on JAX and torch", "docs": "building the docs",
+    "optuna": "Optuna's samplers", "ray": "searches on a Ray cluster", "docs": "building the docs",
+    "backends": "layers and models on JAX and torch",
     "test": "running the tests", "dev": "linters and types", "peers": "parity tests", "bench": "benchmarks",
 }  # fmt: skip
 

@@ -53,26 +53,32 @@ def run(job: Job, trial_id: str, values: dict[str, Any]) -> dict[str, float]:
     return metrics
 
 
-_last: list[Any] = []  # the network of this process's last trial, whose traced functions the next one may use
+_networks: list[Any] = []  # of this process's last trials, the latest first, whose traced functions others may use
+KEPT = 4
 
 
 def _same(model: Any) -> Any:
-    """Returns the last trial's network with the values of `model` where both are built alike, else `model`.
+    """Returns a network of an earlier trial that is built like `model`, with the values of `model`, else `model`.
 
     `fit` then has nothing to trace again where only numbers differ, such as the rate or the weight decay.
     """
-    try:
-        alike = bool(_last) and _last[0].get_config() == model.get_config()
-    except NotImplementedError:
-        alike = False  # it cannot say how it is built
-    if not alike:
-        _last[:] = [model]
+    alike = next((kept for kept in _networks if _alike(kept, model)), None)
+    if alike is None:
+        _networks[:] = [model, *_networks[: KEPT - 1]]
         return model
-    kept = _last[0]
-    for variable, value in zip(kept.variables, model.variables, strict=True):
+    _networks.remove(alike)
+    _networks.insert(0, alike)
+    for variable, value in zip(alike.variables, model.variables, strict=True):
         variable.trainable = value.trainable
         variable.assign(value)
-    return kept
+    return alike
+
+
+def _alike(a: Any, b: Any) -> bool:
+    try:
+        return bool(a.get_config() == b.get_config())
+    except NotImplementedError:  # it cannot say how it is built
+        return False
 
 
 def seed_of(seed: int, trial_id: str) -> int:
