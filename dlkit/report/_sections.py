@@ -106,7 +106,7 @@ def _network(run: Run, source: Source) -> list[str]:
             size = " x ".join(str(side) for side in maps.shape)
             parts.append(f'<p class="sub">{escape(name)}: {size}</p>{_pictures.maps(name, maps)}')
     if run.recipe.augment and isinstance(run.preprocess, Preprocess):
-        part = source.subset(range(min(EXAMPLES, len(source))))
+        part = source.subset(np.linspace(0, len(source) - 1, min(EXAMPLES, len(source)), dtype=int))  # of all classes
         shown = epochs_of(part, run.recipe.augment, EPOCHS, run.recipe.seed, preprocess=run.preprocess)
         plain = _plain(run, part, np.arange(len(part)))
         images = [image for first, row in zip(plain, shown, strict=True) for image in (first, *row)]

@@ -335,8 +335,12 @@ class _Run:
             averaging.recalibrate(self.model, self._plain_inputs(whole * self.recipe.batch), forward)
 
     def _plain_inputs(self, items: int) -> Iterator[Any]:
-        """The first items of the training source as validation would see them, in batches of the recipe's size."""
-        part = self.train.subset(range(min(items, len(self.train))))
+        """Items of the training source as validation would see them, in batches of the recipe's size.
+
+        They are drawn with the recipe's seed: a folder's first items are all of one class.
+        """
+        order = np.random.default_rng(self.recipe.seed).permutation(len(self.train))
+        part = self.train.subset(order[:items])
         for inputs, _ in eval_pipeline(part, self.preprocess, self.recipe.batch):
             yield inputs
 

@@ -9,7 +9,8 @@ from keras import ops
 
 from dlkit import layers
 from dlkit._errors import InputError
-from dlkit.train import Recipe, averaging
+from dlkit.data import Preprocess, from_arrays
+from dlkit.train import Recipe, averaging, fit
 
 RNG = np.random.default_rng(0)
 START = RNG.bit_generator.state
@@ -149,3 +150,21 @@ def test_a_pass_that_is_used_again_is_traced_once_and_measures_the_same():
 
 def test_a_model_without_statistics_needs_none(model):
     assert averaging.recalibrate(model, [np.zeros((2, 3), "float32")]) == 0
+
+
+@pytest.mark.parametrize("field", [{"swa_from": 0.5}, {"whiten": True}])
+def test_what_is_measured_on_training_pictures_does_not_see_the_first_class_only(field, tmp_path):
+    labels = np.sort(np.arange(12_000 if "whiten" in field else 400) % 2)
+    pictures = np.where(labels == 1, 255, 0).astype("uint8")[:, None, None, None] * np.ones((1, 2, 2, 1), "uint8")
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((2, 2, 1))
+    x = layers.BatchNorm(name="norm")(keras.layers.Conv2D(2, 1, name="first")(inputs) if "whiten" in field else inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    fields = {"epochs": 1, "batch": 10, "warmup_epochs": 0.0} | ({"batch": 3000} if "whiten" in field else {}) | field
+    source = from_arrays(pictures, labels, classes=("dark", "bright"))
+    scale = Preprocess(2, channels=1, mean=0.0, std=1.0)
+    fit(model, Recipe(**fields), source, preprocess=scale, run_dir=tmp_path / "run", verbose=False)
+    if "whiten" in field:  # one direction, scaled by the root of the mean square, 1/2
+        np.testing.assert_allclose(np.abs(values([model.get_layer("first").kernel])[0]).ravel(), 2**0.5, rtol=0.05)
+    else:
+        assert 0.35 < float(model.get_layer("norm").moving_mean[0]) < 0.65
