@@ -243,13 +243,14 @@ def builder(plan: Any, source: Any, seed: int | None = None) -> Any:
     """Returns the builder of the plan's model for this data; with a seed its weights are drawn from it."""
 
     classes = len(source.classes)  # workers of a search are sent this number, not the source
+    shape: tuple[int | None, ...] = plan.preprocess.input_shape
+    if plan.recipe.sizes:  # training pictures have several
+        shape = (*(None for _ in shape[:-1]), shape[-1])
 
     def build(**overrides: Any) -> Any:
         if seed is not None:
             keras.utils.set_random_seed(seed)
-        return dlkit.models.create(
-            plan.model, classes=classes, input_shape=plan.preprocess.input_shape, **overrides
-        )  # fmt: skip
+        return dlkit.models.create(plan.model, classes=classes, input_shape=shape, **overrides)
 
     return build
 

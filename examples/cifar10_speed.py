@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
             test = from_folder(arguments.data / "test")
         train, test = (source.cached("decoded", preprocess=preprocess) for source in (train, test))
     keras.utils.set_random_seed(arguments.seed)
-    model = cifar_fast(classes=len(train.classes), width=width)
+    model = cifar_fast(classes=len(train.classes), width=width, input_shape=(None, None, 3))  # the recipe has sizes
     marks = {"data": time.time() - BEGAN}
     out = Path(arguments.out, "runs", f"cifar10_speed-{arguments.seed}")
     result = fit(model, recipe, train, preprocess=preprocess, run_dir=out)

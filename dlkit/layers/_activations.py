@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from dlkit._errors import InputError, unknown
+from dlkit.layers import _fast, _pointwise
 from dlkit.layers._axes import channel_axis, number, positive
 from dlkit.layers._plain import wide
 
@@ -25,6 +26,35 @@ def gelu(x: Any) -> Any:
     x = ops.convert_to_tensor(x)
     w = wide(x)
     return ops.cast(0.5 * w * (1.0 + ops.erf(w / math.sqrt(2.0))), x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="dlkit")
+class Gelu(keras.layers.Activation):
+    """Applies `gelu`; what `activation("gelu")` returns.
+
+        y = x * Phi(x)
+
+    On TensorFlow a training step reads x once and writes y once, and its backward pass keeps x alone; operation by
+    operation it takes 1.5 to 1.9 times as long. Inference and exports are made of the standard operations.
+
+    Args:
+        **kwargs: `name`, `dtype`.
+
+    Example:
+        >>> round(float(Gelu()(keras.ops.ones((1, 1)))[0, 0]), 4)
+        0.8413
+
+    Reference: see `gelu`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(gelu, **kwargs)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        return _pointwise.pointwise(gelu, x) if _fast.may_compile(x, training) else gelu(x)
+
+    def get_config(self) -> dict[str, Any]:
+        return {name: value for name, value in super().get_config().items() if name != "activation"}
 
 
 @keras.saving.register_keras_serializable(package="dlkit")
@@ -248,7 +278,7 @@ ACTIVATIONS: dict[str, Callable[..., keras.layers.Layer]] = {
     "prelu": keras.layers.PReLU,
     "elu": keras.layers.ELU,
     "selu": _elementwise("selu"),
-    "gelu": _elementwise(gelu),
+    "gelu": Gelu,
     "softplus": _elementwise("softplus"),
     "sigmoid": _elementwise("sigmoid"),
     "tanh": _elementwise("tanh"),

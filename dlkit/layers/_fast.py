@@ -106,7 +106,7 @@ def _parameter(value: Tensor | None, otherwise: float, channels: int) -> Tensor:
     return tf.cast(tf.convert_to_tensor(value), tf.float32)
 
 
-def _unrecorded(*tensors: Tensor) -> list[Tensor]:
+def unrecorded(*tensors: Tensor) -> list[Tensor]:
     """Hides from the tapes what a custom gradient computes: they would hold it, or prepare its body's derivatives."""
     import tensorflow as tf
 
@@ -116,62 +116,6 @@ def _unrecorded(*tensors: Tensor) -> list[Tensor]:
 def may_compile(x: Tensor, training: bool | None) -> bool:
     """Tells whether a layer may call `gated_product` in this trace."""
     return available() and _may_jit(x, training)
-
-
-def gated_product(
-    function: Callable[..., Tensor],
-    z: Tensor,
-    value: Tensor,
-    b: Tensor | None,
-    c: Tensor | None,
-    parameter: Any,
-) -> Tensor:
-    """Returns function(z + b, parameter) * (value + c) in one compiled pass, and its gradient in another.
-
-    In half precision the forward pass stays with the standard operations, which are faster there.
-    """
-    import tensorflow as tf
-
-    constant = parameter if isinstance(parameter, float) else None
-    rest = [tf.zeros([], z.dtype) if t is None else tf.cast(tf.convert_to_tensor(t), z.dtype) for t in (b, c)]
-    if parameter is not None and constant is None:
-        rest.append(tf.cast(tf.convert_to_tensor(parameter), z.dtype))
-    return _jitted_product(function, constant)(z, value, *rest)
-
-
-@functools.lru_cache(maxsize=64)
-def _jitted_product(function: Callable[..., Tensor], constant: float | None) -> Callable[..., Tensor]:
-    """Returns f(z, value, b, c[, parameter]); its gradient keeps z and value and computes the rest again."""
-    import tensorflow as tf
-
-    def product(z: Tensor, value: Tensor, b: Tensor, c: Tensor, parameter: Any = constant) -> Tensor:
-        return function(z + b, parameter) * (value + c)
-
-    def backward(dy: Tensor, *inputs: Tensor) -> list[Tensor]:
-        wanted = [*inputs[:2], *inputs[4:]]  # the offsets' gradients are sums of the first two: a library call below
-        with tf.GradientTape() as tape:
-            tape.watch(wanted)
-            y = product(*inputs)
-        return tape.gradient(y, wanted, dy, unconnected_gradients="zero")
-
-    compiled, compiled_backward = (tf.function(f, jit_compile=True, autograph=False) for f in (product, backward))
-
-    @tf.custom_gradient
-    def gated(*inputs: Tensor) -> Any:
-        y = (compiled if inputs[0].dtype == tf.float32 else product)(*_unrecorded(*inputs))
-        y.set_shape(inputs[0].shape)
-
-        def gradient(dy: Tensor) -> list[Tensor]:
-            dz, dvalue, *rest = compiled_backward(dy, *inputs)
-            offsets = [
-                tf.raw_ops.BiasAddGrad(out_backprop=d) if t.shape.rank else tf.zeros_like(t)
-                for d, t in ((dz, inputs[2]), (dvalue, inputs[3]))
-            ]
-            return [dz, dvalue, *offsets, *rest]
-
-        return y, gradient
-
-    return gated
 
 
 def _recomputed(function: Callable[..., Tensor], training: bool | None, *inputs: Tensor | None) -> Tensor:
@@ -192,7 +136,7 @@ def _recomputed(function: Callable[..., Tensor], training: bool | None, *inputs:
                 y = call(*given)
             return tape.gradient(y, given, dy, unconnected_gradients="zero")
 
-        return call(*_unrecorded(*given)), gradient
+        return call(*unrecorded(*given)), gradient
 
     return lean(*(tf.convert_to_tensor(t) for t in inputs if t is not None))
 
@@ -379,7 +323,7 @@ def _jitted(
             found = outer.gradient(first, [x, gamma, beta, dy], list(upstream), unconnected_gradients="zero")
             return (*found, *(None for _ in kept))
 
-        t, g, b, dt, *rest = _unrecorded(x, gamma, beta, dy, *kept)
+        t, g, b, dt, *rest = unrecorded(x, gamma, beta, dy, *kept)
         arguments, dgamma, dbeta = gradient_sums(t, g, dt, *(rest or statistics(t, g, b)[0]))
         dx = gradient(t, dt, *arguments)
         dx.set_shape(x.shape)
@@ -387,7 +331,7 @@ def _jitted(
 
     @tf.custom_gradient
     def normalised(x: Tensor, gamma: Tensor, beta: Tensor) -> Any:
-        t, g, b = _unrecorded(x, gamma, beta)
+        t, g, b = unrecorded(x, gamma, beta)
         kept, arguments = ((), ()) if in_one_kernel else statistics(t, g, b)
         y = one_kernel(t, g, b) if in_one_kernel else normalise(t, *arguments)
         y.set_shape(x.shape)

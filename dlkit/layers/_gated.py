@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from dlkit.layers import _fast
+from dlkit.layers import _fast, _pointwise
 from dlkit.layers._activations import gate, gelu, swish
 from dlkit.layers._axes import channel_axis, number, positive
 
@@ -54,7 +54,7 @@ class Gated(keras.layers.Layer):
         if self.use_bias and not (fast and keras.backend.standardize_dtype(z.dtype) == "float32"):
             # ops.add becomes a bias addition, which TensorFlow merges with the product; `+` does not
             z, value, b, c = ops.add(z, b), ops.add(value, c), None, None
-        return _fast.gated_product(function, z, value, b, c, parameter) if fast else function(z, parameter) * value
+        return _pointwise.gated_product(function, z, value, b, c, parameter) if fast else function(z, parameter) * value
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return (*input_shape[:-1], self.units)

@@ -17,7 +17,7 @@ def cifar_fast(
     classes: int = 10,
     input_shape: Sequence[int | None] = (32, 32, 3),
     norm: Any = "batch",
-    activation: Any = "relu",
+    activation: Any = "gelu",
     initializer: Any = "dirac",
     width: float = 1.0,
     classifier_activation: Any = None,
@@ -27,7 +27,7 @@ def cifar_fast(
     epsilon: float | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Builds the network that reaches 94 % on CIFAR-10 in eight epochs.
+    """Builds the network whose record is 94 % on CIFAR-10 in eight epochs.
 
         patches = act(conv 2x2, 24 filters);   three groups: conv 3x3, max pool 2, norm, act, conv 3x3, norm, act;
         maximum over positions;   classifier without bias
@@ -41,7 +41,8 @@ def cifar_fast(
         input_shape: (height, width, channels); sizes may be None.
         norm: name for `dlkit.layers.norm`; "batch" comes without a factor and forgets fast (momentum 0.6), as in the
             record.
-        activation: name for `dlkit.layers.activation`; the record's is "gelu", "relu" is a tenth faster on processors.
+        activation: name for `dlkit.layers.activation`; "relu" takes a tenth less time per step on processors and ended 0.7
+            points lower after five epochs.
         initializer: of the convolutions; "dirac" passes the inputs on unchanged, further channels are He's.
         width: factor on the groups' channels.
         classifier_activation: of the class scores: None gives logits, "softmax" probabilities.

@@ -19,9 +19,10 @@ RECIPES: dict[str, Recipe] = {
         ),
     ),
     # K. Jordan, cifar10-airbench, 2024 (94 % in eight epochs of batch 2,000), for batches of 500: the same rate per
-    # picture for biases, offsets and classifier, half the rate for orthogonalised kernels; nine epochs
+    # picture for biases, offsets and classifier, half the rate for orthogonalised kernels; smaller pictures in the first
+    # two thirds, which pays for twelve epochs. For pictures of 32 pixels
     "cifar_fast": Recipe(
-        epochs=10,
+        epochs=12,
         batch=500,
         optimizer="muon",
         peak_lr=0.12,
@@ -32,6 +33,7 @@ RECIPES: dict[str, Recipe] = {
         label_smoothing=0.2,
         augment=(RandomCrop(2, fill="reflect"), Flip(mode="alternating")),
         lr_groups=(("bias", 221.0), ("norm", 221.0), ("fc/*", 0.0425)),
+        sizes=((0.0, 24), (5 / 12, 28), (8 / 12, 32)),
         whiten=True,
         precision="auto",
     ),

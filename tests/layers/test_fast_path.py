@@ -1,5 +1,6 @@
 """TensorFlow's fast paths: equal to the reference, exact at a large mean, standard operations in exports."""
 
+import math
 import os
 from pathlib import Path
 
@@ -151,6 +152,30 @@ def test_inference_has_standard_operations_only_and_training_is_compiled(name):
     with _fast.standard_ops():
         quiet = tf.function(lambda t: layer(t, training=True)).get_concrete_function(spec)
     assert compiled_parts(quiet) == set()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gelu_is_compiled_in_training_and_equals_its_formula(dtype):
+    x = np.random.default_rng(5).normal(size=(3, 4, 5)).astype("float32") * 3
+    x = tf.cast(x, dtype)
+    layer = layers.activation("gelu", dtype=dtype)
+
+    def step(t, training):
+        with tf.GradientTape() as tape:
+            tape.watch(t)
+            y = layer(t, training=training)
+        return y, tape.gradient(y, t)
+
+    wide = tf.cast(x, tf.float64).numpy()
+    phi = np.vectorize(lambda v: 0.5 * (1 + math.erf(v / 2**0.5)))(wide)
+    slope = phi + wide * np.exp(-(wide**2) / 2) / (2 * np.pi) ** 0.5
+    for training in (True, False):
+        traced = tf.function(step).get_concrete_function(x, training)
+        assert bool(compiled_parts(traced)) is training
+        y, dx = traced(x)
+        limit = 1e-6 if dtype == "float32" else 0.01
+        np.testing.assert_allclose(tf.cast(y, tf.float64), wide * phi, atol=limit, rtol=limit)
+        np.testing.assert_allclose(tf.cast(dx, tf.float64), slope, atol=limit, rtol=limit)
 
 
 @pytest.mark.skipif(not _onednn.fuses(tf), reason="this TensorFlow has no oneDNN, or its graph optimiser is off")
