@@ -47,6 +47,7 @@ TARGETS = (
     (("RMSNorm",), ("forward", "forward+backward"), 1.7),
     (("BatchNorm",), ("forward", "forward+backward"), 3.0),
     (("SwiGLU",), ("forward", "forward+backward"), 1.0),
+    (("GELU",), ("forward", "forward+backward"), 1.0),
 )
 RESULTS = Path(__file__).parent / "results" / "layers.json"
 
@@ -61,6 +62,8 @@ def pair(name, channels, policy):
     keras_layers = keras.layers
     if name == "SwiGLU":
         return layers.SwiGLU(channels, dtype=policy), TwoDense(channels, dtype=policy)
+    if name == "GELU":
+        return layers.activation("gelu", dtype=policy), keras_layers.Activation("gelu", dtype=policy)
     ours, theirs = {
         "GroupNorm": (
             lambda **k: layers.GroupNorm(groups_of(channels), **k),

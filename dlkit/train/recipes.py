@@ -19,8 +19,8 @@ RECIPES: dict[str, Recipe] = {
         ),
     ),
     # K. Jordan, cifar10-airbench, 2024 (94 % in eight epochs of batch 2,000), for batches of 500: the same rate per
-    # picture for biases, offsets and classifier, half the rate for orthogonalised kernels; smaller pictures in the first
-    # two thirds, which pays for twelve epochs. For pictures of 32 pixels
+    # picture for biases, offsets and classifier, half the rate for orthogonalised kernels; smaller pictures in the
+    # first two thirds, which pays for twelve epochs. For pictures of 32 pixels
     "cifar_fast": Recipe(
         epochs=12,
         batch=500,

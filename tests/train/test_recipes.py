@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from dlkit import models
+from dlkit import _commands, models
+from dlkit.data import load
 from dlkit.data.augment import MixUp
-from dlkit.train import RECIPES, averaging, optimizers, schedules, whitening
+from dlkit.train import RECIPES, averaging, optimizers, plan, schedules, whitening
 from dlkit.train._kinds import kind
 from dlkit.train.optimizers import rate_factor
 
 MODELS = {
     "digits": ("resnet_cifar8", {"input_shape": (8, 8, 1)}),
     "small_images": ("resnet_cifar8", {}),
-    "cifar_fast": ("cifar_fast", {"width": 0.125}),
+    "cifar_fast": ("cifar_fast", {"width": 0.125, "input_shape": (None, None, 3)}),
     "resnet_cifar": ("resnet_cifar8", {}),
     "alexnet": ("alexnet", {"width": 0.05, "stem": "cifar", "input_shape": (32, 32, 3)}),
     "vgg": ("vgg11", {"width": 0.05, "stem": "cifar", "input_shape": (32, 32, 3)}),
@@ -60,6 +61,13 @@ def test_the_fast_recipe_gives_the_records_rates_to_each_part_of_its_network():
             expected = 0.053 * 500
         assert factor == pytest.approx(expected, rel=0.01)
         assert optimizer.orthogonalises(variable) == (kind(variable) == "kernel" and "fc" not in variable.path)
+
+
+def test_the_command_line_builds_a_network_for_any_size_where_the_recipe_has_sizes():
+    train, _ = load("digits")
+    for recipe, sides in (("cifar_fast", (None, None)), ("digits", (32, 32))):
+        chosen = plan(train, model="cifar_fast", recipe=recipe, size=32, pretrained=False)
+        assert _commands.builder(chosen, train)(width=0.125).input_shape == (None, *sides, 1)
 
 
 def test_mixing_comes_last_in_the_strong_recipe():
