@@ -119,7 +119,7 @@ def build(**overrides):
 
 def space(hp):
     return {
-        "model": {"activation": hp.Choice("activation", ["relu", "swish"])},
+        "model": {"activation": hp.Choice("activation", ["relu", "silu"])},  # Keras' swish; dlkit's has a learnt beta
         "recipe": {
             "peak_lr": hp.Float("peak_lr", 0.005, 0.5, sampling="log"),
             "weight_decay": hp.Float("weight_decay", 1e-5, 1e-2, sampling="log"),
