@@ -11,16 +11,15 @@ from dlkit.train import tasks
 from dlkit.train._kinds import kind
 from dlkit.train.losses import CrossEntropy
 
-NUMBERS = ("weight_decay", "l1", "l2", "clip_norm")
 
-
-def numbers(recipe: Any, loss: Any) -> dict[str, float]:
-    """Returns the numbers of a recipe that enter the traced step as inputs; what is 0 has no operations there.
+def numbers(recipe: Any, loss: Any, optimizer: Any) -> dict[str, float]:
+    """Returns the numbers of a run that enter its traced step as inputs; what is 0 has no operations there.
 
     The smoothing of labels is one where `loss` is dlkit's: Keras' own losses hold theirs in a closure.
     """
-    found = {name: float(getattr(recipe, name)) for name in NUMBERS if getattr(recipe, name)}
-    return found | ({"label_smoothing": float(recipe.label_smoothing)} if isinstance(loss, CrossEntropy) else {})
+    found = {"weight_decay": optimizer.weight_decay, "l1": recipe.l1, "l2": recipe.l2, "clip_norm": recipe.clip_norm}
+    smoothing = {"label_smoothing": float(loss.label_smoothing)} if isinstance(loss, CrossEntropy) else {}
+    return {name: float(value) for name, value in found.items() if value} | smoothing
 
 
 class Step:
@@ -56,7 +55,7 @@ class Step:
         self.metrics: dict[str, Callable[[Any, Any], Any]] = tasks.batch_metrics(recipe.task)
         self.columns = ("loss", *self.metrics, *self.measures)
         self.kernels = [kind(variable) == "kernel" for variable in model.trainable_variables]
-        self.numbers = numbers(recipe, loss)
+        self.numbers = numbers(recipe, loss, optimizer)
         self._traced = draws.traced(self._step)
 
     def __call__(self, inputs: Any, targets: Any, step: int, wish: bool = False) -> Any:

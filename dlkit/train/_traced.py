@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import keras
-
 from dlkit.train import _evaluate, averaging, optimizers, schedules, tasks
 from dlkit.train._step import Step, numbers
 from dlkit.train.losses import CrossEntropy
@@ -25,8 +23,8 @@ class Traced:
 
     key: Any
     schedule: schedules.Scaled
-    optimizer: keras.optimizers.Optimizer
-    loss: keras.losses.Loss
+    optimizer: Any
+    loss: Any
     averaging: averaging.Averaging
     step: Step
     predict: Callable[[Any], Any]
@@ -47,7 +45,7 @@ def prepared(
     schedule = schedules.Scaled(schedules.get(recipe.schedule, 1.0, total, warmup), recipe.peak_lr)
     optimizer = optimizers.of(recipe, schedule, model.trainable_variables)
     average = averaging.get(recipe, model, total)
-    key = _key(model, recipe, loss, total, warmup, measures, workers, deterministic)
+    key = _key(model, recipe, numbers(recipe, loss, optimizer), total, warmup, measures, workers, deterministic)
     kept: Traced | None = model.__dict__.get(_NAME)
     if kept is not None and key and kept.key == key and getattr(model, "optimizer", None) is kept.optimizer:
         kept.schedule.scale.assign(recipe.peak_lr)
@@ -57,7 +55,7 @@ def prepared(
         kept.optimizer.weight_decay = optimizer.weight_decay
         if isinstance(kept.loss, CrossEntropy):
             kept.loss.label_smoothing = recipe.label_smoothing
-        kept.step.numbers = numbers(recipe, kept.loss)
+        kept.step.numbers = numbers(recipe, loss, optimizer)
         return kept
     # XLA is slower for convolutions on CPU; the metrics serve Keras' own evaluate, the loop has its own
     model.compile(optimizer=optimizer, loss=loss, metrics=tasks.metrics(recipe.task), jit_compile=False)
@@ -69,15 +67,14 @@ def prepared(
 
 
 def _key(
-    model: Any, recipe: Recipe, loss: Any, total: int, warmup: int, measures: tuple[str, ...], workers: Any,
-    deterministic: bool,
+    model: Any, recipe: Recipe, inputs: dict[str, float], total: int, warmup: int, measures: tuple[str, ...],
+    workers: Any, deterministic: bool,
 ) -> Any:  # fmt: skip
     """Returns all that is fixed in the traces; None where the model cannot say what it is."""
     try:
         network = model.get_config()
     except NotImplementedError:
         return None
-    inputs = numbers(recipe, loss)
     fields = {name: value for name, value in recipe.to_dict().items() if name not in (*_FREE, *inputs)}
     fields["precision"] = choose(recipe.precision)
     trainable = [variable.trainable for variable in model.variables]
