@@ -47,7 +47,8 @@ def prepared(
     average = averaging.get(recipe, model, total)
     key = _key(model, recipe, numbers(recipe, loss, optimizer), total, warmup, measures, workers, deterministic)
     kept: Traced | None = model.__dict__.get(_NAME)
-    if kept is not None and key and kept.key == key and getattr(model, "optimizer", None) is kept.optimizer:
+    compiled: Any = getattr(model, "optimizer", None)  # another compile makes another optimizer
+    if kept is not None and key and kept.key == key and compiled is kept.optimizer:
         kept.schedule.scale.assign(recipe.peak_lr)
         fresh = [*optimizer.variables, *average.variables]
         for variable, start in zip([*kept.optimizer.variables, *kept.averaging.variables], fresh, strict=True):
