@@ -43,7 +43,6 @@ class Step:
 
     Attributes:
         columns: what the returned vector holds, in order.
-        numbers: of the recipe, inputs of the trace; assign others of the same names to use it for another recipe.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Step:
         self.metrics: dict[str, Callable[[Any, Any], Any]] = tasks.batch_metrics(recipe.task)
         self.columns = ("loss", *self.metrics, *self.measures)
         self.kernels = [kind(variable) == "kernel" for variable in model.trainable_variables]
-        self.numbers = numbers(recipe, loss, optimizer)
+        self.take(numbers(recipe, loss, optimizer))
         self._traced = draws.traced(self._step)
 
     def __call__(self, inputs: Any, targets: Any, step: int, wish: bool = False) -> Any:
@@ -66,9 +65,12 @@ class Step:
             step: steps done before this one.
             wish: this process wants to stop; the last number is how many do, the same on all of them.
         """
-        numbers = {name: tf.constant(value) for name, value in self.numbers.items()}
         wishes = tf.constant(float(wish), tf.float64)
-        return self._traced(inputs, targets, tf.constant(step, tf.int64), wishes, numbers)
+        return self._traced(inputs, targets, tf.constant(step, tf.int64), wishes, self._numbers)
+
+    def take(self, values: dict[str, float]) -> None:
+        """Goes on with the `numbers` of another recipe, which must have the same names, in the same trace."""
+        self._numbers = {name: tf.constant(value) for name, value in values.items()}
 
     def _step(self, inputs: Any, targets: Any, step: Any, wish: Any, numbers: dict[str, Any]) -> Any:
         values = self.strategy.run(self._replica, args=(inputs, targets, wish, numbers))

@@ -56,7 +56,7 @@ def prepared(
         kept.optimizer.weight_decay = optimizer.weight_decay
         if isinstance(kept.loss, CrossEntropy):
             kept.loss.label_smoothing = recipe.label_smoothing
-        kept.step.numbers = numbers(recipe, loss, optimizer)
+        kept.step.take(numbers(recipe, loss, optimizer))
         return kept
     # XLA is slower for convolutions on CPU; the metrics serve Keras' own evaluate, the loop has its own
     model.compile(optimizer=optimizer, loss=loss, metrics=tasks.metrics(recipe.task), jit_compile=False)
