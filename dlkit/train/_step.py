@@ -73,15 +73,15 @@ class Step:
         self._numbers = {name: tf.constant(value) for name, value in values.items()}
 
     def _step(self, inputs: Any, targets: Any, step: Any, wish: Any, numbers: dict[str, Any]) -> Any:
-        values = self.strategy.run(self._replica, args=(inputs, targets, wish, numbers))
+        with _holding(self.loss, "label_smoothing", numbers), _holding(self.optimizer, "weight_decay", numbers):
+            values = self.strategy.run(self._replica, args=(inputs, targets, wish, numbers))  # a thread per replica
         values = self.strategy.experimental_local_results(values)[0]
         self.averaging.update(step)
         return values
 
     def _replica(self, inputs: Any, targets: Any, wish: Any, numbers: dict[str, Any]) -> Any:
         variables, replicas = self.model.trainable_variables, self.strategy.num_replicas_in_sync
-        with _holding(self.loss, "label_smoothing", numbers):
-            gradients, values = self._accumulated(inputs, targets)
+        gradients, values = self._accumulated(inputs, targets)
         values = tf.concat([values, wish[None]], 0)
         clip, share = numbers.get("clip_norm"), 1.0 / replicas
         if replicas > 1:
@@ -97,8 +97,7 @@ class Step:
         if clip is not None:
             factor = tf.minimum(1.0, clip / tf.maximum(norm, 1e-12))
             gradients = [g * tf.cast(factor, g.dtype) for g in gradients]
-        with _holding(self.optimizer, "weight_decay", numbers):
-            change = self._apply([g * share for g in gradients], values[0])
+        change = self._apply([g * share for g in gradients], values[0])
         extra = {"gradient_norm": norm, "weight_change": change}
         found = [tf.cast(extra[name], tf.float64)[None] for name in self.measures]
         return tf.concat([values[:-1], *found, values[-1:]], 0)
