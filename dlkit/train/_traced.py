@@ -37,9 +37,9 @@ def prepared(
     """Returns the parts for a run of `total` steps from the present weights, with a fresh optimizer and average.
 
     A search trains one network many times at other rates: traced functions of the model's last run are taken over if
-    the model and the recipe are the same but for `peak_lr`, `weight_decay`, `label_smoothing`, `l1`, `l2` and
-    `clip_norm` (the last four: as long as neither of two values is 0) and what concerns the data only. The numbers are
-    inputs of the traces, so a run gives the same bits with and without.
+    the model and the recipe are the same but for `peak_lr`, `label_smoothing`, `weight_decay`, `l1`, `l2` and
+    `clip_norm` (of the last four a 0 stays a 0 and no other number becomes one) and what concerns the data only. The
+    numbers are inputs of the traces, so a run gives the same bits with and without.
     """
     loss = tasks.loss(recipe.task, model, recipe.label_smoothing, recipe.loss)
     schedule = schedules.Scaled(schedules.get(recipe.schedule, 1.0, total, warmup), recipe.peak_lr)

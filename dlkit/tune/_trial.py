@@ -42,7 +42,7 @@ def run(job: Job, trial_id: str, values: dict[str, Any]) -> dict[str, float]:
     for i, (train, validation) in enumerate(_parts(job)):
         keras.utils.set_random_seed(seed_of(job.seed, origin if i == 0 else f"{origin}/{i}"))
         keras.utils.clear_session(free_memory=False)
-        model = _same(job.build(**overrides["model"]))
+        model = _same(overrides["model"], job.build(**overrides["model"]))
         if i == 0:
             facts = _facts(job, model)
         rows.append(_fit(job, model, recipe, train, validation, folder / _part(i), values))
@@ -53,21 +53,24 @@ def run(job: Job, trial_id: str, values: dict[str, Any]) -> dict[str, float]:
     return metrics
 
 
-_networks: list[Any] = []  # of this process's last trials, the latest first, whose traced functions others may use
+# networks of this process's last trials with their overrides, the latest first, whose traced functions others may use
+_networks: list[tuple[dict[str, Any], Any]] = []
 KEPT = 4
 
 
-def _same(model: Any) -> Any:
+def _same(overrides: dict[str, Any], model: Any) -> Any:
     """Returns a network of an earlier trial that is built like `model`, with the values of `model`, else `model`.
 
-    `fit` then has nothing to trace again where only numbers differ, such as the rate or the weight decay.
+    `fit` then has nothing to trace again where only numbers differ, such as the rate or the weight decay. Alike are
+    networks of the same overrides and the same configuration: a function in a layer may hold an override that its
+    configuration does not show.
     """
-    alike = next((kept for kept in _networks if _alike(kept, model)), None)
-    if alike is None:
-        _networks[:] = [model, *_networks[: KEPT - 1]]
+    found = next((i for i, (held, kept) in enumerate(_networks) if held == overrides and _alike(kept, model)), None)
+    if found is None:
+        _networks[:] = [(overrides, model), *_networks[: KEPT - 1]]
         return model
-    _networks.remove(alike)
-    _networks.insert(0, alike)
+    alike = _networks[found][1]
+    _networks.insert(0, _networks.pop(found))
     for variable, value in zip(alike.variables, model.variables, strict=True):
         variable.trainable = value.trainable
         variable.assign(value)

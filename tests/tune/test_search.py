@@ -156,3 +156,19 @@ def test_trials_that_differ_in_numbers_only_share_one_trace(tmp_path, monkeypatc
     found = run(tmp_path / "s", space=numbers)
     assert len(found.trials) > 2
     assert len(counted) == 1
+
+
+def test_a_network_whose_function_holds_another_override_is_another_network():
+    def network(factor):
+        def steep(x):
+            return factor * x
+
+        keras.utils.clear_session(free_memory=False)  # as every trial does: names begin anew
+        inputs = keras.Input(PREPROCESS.input_shape)
+        x = keras.layers.Activation(steep)(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(10)(x))
+
+    one, other, again = (_trial._same({"factor": factor}, network(factor)) for factor in (1.0, 3.0, 1.0))
+    assert one.get_config() == other.get_config()
+    assert one is not other
+    assert one is again
