@@ -45,7 +45,8 @@ def prepared(
     schedule = schedules.Scaled(schedules.get(recipe.schedule, 1.0, total, warmup), recipe.peak_lr)
     optimizer = optimizers.of(recipe, schedule, model.trainable_variables)
     average = averaging.get(recipe, model, total)
-    key = _key(model, recipe, numbers(recipe, loss, optimizer), total, warmup, measures, workers, deterministic)
+    inputs = numbers(recipe, loss, optimizer)
+    key = _key(model, recipe, inputs, total, warmup, measures, workers, deterministic)
     kept: Traced | None = model.__dict__.get(_NAME)
     compiled: Any = getattr(model, "optimizer", None)  # another compile makes another optimizer
     if kept is not None and key and kept.key == key and compiled is kept.optimizer:
@@ -56,7 +57,7 @@ def prepared(
         kept.optimizer.weight_decay = optimizer.weight_decay
         if isinstance(kept.loss, CrossEntropy):
             kept.loss.label_smoothing = recipe.label_smoothing
-        kept.step.take(numbers(recipe, loss, optimizer))
+        kept.step.take(inputs)
         return kept
     # XLA is slower for convolutions on CPU; the metrics serve Keras' own evaluate, the loop has its own
     model.compile(optimizer=optimizer, loss=loss, metrics=tasks.metrics(recipe.task), jit_compile=False)
