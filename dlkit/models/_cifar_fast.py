@@ -41,8 +41,8 @@ def cifar_fast(
         input_shape: (height, width, channels); sizes may be None.
         norm: name for `dlkit.layers.norm`; "batch" comes without a factor and forgets fast (momentum 0.6), as in the
             record.
-        activation: name for `dlkit.layers.activation`; "relu" takes a tenth less time per step on processors and ended
-            0.7 points lower after five epochs.
+        activation: name for `dlkit.layers.activation`; "relu" takes less time per step and ended 0.7 points lower after
+            five epochs (docs/training.md, Records).
         initializer: of the convolutions; "dirac" passes the inputs on unchanged, further channels are He's.
         width: factor on the groups' channels.
         classifier_activation: of the class scores: None gives logits, "softmax" probabilities.
