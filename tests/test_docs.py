@@ -21,7 +21,7 @@ from dlkit import cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-# only compiled: libraries that are not here, a cluster, weights that would be downloaded, a second strategy in one process
+# only compiled: libraries that are not here, a cluster, downloads of weights, a second strategy in one process
 READ_ONLY = re.compile(r"\b(torchvision|timm|keras_hub|wandb|mlflow|ray|keras\.applications|tf\.distribute)\b")
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?: {4}[^\n]*\n|\n(?= {4}))+")

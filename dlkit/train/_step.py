@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from dlkit.data import draws
-from dlkit.train import tasks
+from dlkit.train import _convolutions, tasks
 from dlkit.train._kinds import kind
 from dlkit.train.losses import CrossEntropy
 
@@ -97,7 +97,7 @@ class Step:
         if clip is not None:
             factor = tf.minimum(1.0, clip / tf.maximum(norm, 1e-12))
             gradients = [g * tf.cast(factor, g.dtype) for g in gradients]
-        change = self._apply([g * share for g in gradients], values[0])
+        change = self._apply(gradients if replicas == 1 else [g * share for g in gradients], values[0])
         extra = {"gradient_norm": norm, "weight_change": change}
         found = [tf.cast(extra[name], tf.float64)[None] for name in self.measures]
         return tf.concat([values[:-1], *found, values[-1:]], 0)
@@ -127,13 +127,15 @@ class Step:
 
     def _gradients(self, inputs: Any, targets: Any) -> tuple[list[Any], Any]:
         variables = [variable.value for variable in self.model.trainable_variables]
-        with tf.GradientTape() as tape:
+        # the replicas' threads take turns inside the block, which sets an attribute of their common graph
+        alone = self.strategy.num_replicas_in_sync == 1
+        with _convolutions.fast_gradients() if alone else contextlib.nullcontext():
             outputs = self.model(inputs, training=True)
             # Keras divides a mean loss by the number of replicas
             loss = tf.cast(self.loss(targets, outputs), tf.float32) * self.strategy.num_replicas_in_sync
             if self.model.losses:
                 loss += tf.add_n([tf.cast(term, tf.float32) for term in self.model.losses])
-        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+        gradients = tf.gradients(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         values = [loss, *(metric(targets, outputs) for metric in self.metrics.values())]
         return [tf.convert_to_tensor(g) for g in gradients], tf.stack([tf.cast(v, tf.float64) for v in values])
 

@@ -36,12 +36,17 @@ def arithmetic(precision: str) -> Iterator[None]:
     bfloat16 is TensorFlow's graph optimiser choosing the operations that gain from it (matrix products and
     convolutions through oneDNN). The setting is restored at the end, so code outside the block is not affected.
     """
-    options = tf.config.optimizer.get_experimental_options()
+    before = in_bfloat16()
     tf.config.optimizer.set_experimental_options({_OPTION: choose(precision) == "bfloat16"})
     try:
         yield
     finally:
-        tf.config.optimizer.set_experimental_options({_OPTION: bool(options.get(_OPTION, False))})
+        tf.config.optimizer.set_experimental_options({_OPTION: before})
+
+
+def in_bfloat16() -> bool:
+    """Tells whether what is traced now computes in bfloat16 (inside `arithmetic`)."""
+    return bool(tf.config.optimizer.get_experimental_options().get(_OPTION, False))
 
 
 @dataclasses.dataclass(frozen=True)
