@@ -17,6 +17,7 @@ from tensorflow.python.eager import context
 
 from dlkit import layers
 from dlkit.layers import _compiled, _fast, _onednn, _plain
+from dlkit.train.precision import arithmetic, has_bfloat16
 
 NORMS = {
     "GroupNorm": (lambda **kw: layers.GroupNorm(4, **kw), (4, 6, 10, 16)),
@@ -188,6 +189,42 @@ def test_the_graph_optimiser_makes_one_kernel_of_layer_norm():
     finally:
         eager.disable_run_metadata()
     assert {"_MklLayerNorm"} == {n.op for g in graphs for n in g.post_optimization_graph.node if "Norm" in n.op}
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this processor multiplies no bfloat16, so the optimiser leaves it out")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("channels", "half"), [(24, False), (40, False), (32, True)])
+def test_batch_norm_stays_in_float32_where_bfloat16_has_no_fast_kernel(channels, half, training):
+    norm = layers.BatchNorm()
+    x, dy = (tf.random.stateless_normal((4, 5, 6, channels), (seed, 0)) for seed in (1, 2))
+    norm.build(x.shape)
+    for weight in norm.weights:
+        weight.assign(tf.random.stateless_uniform(weight.shape, (3, 0), 0.5, 1.5))
+    start = [np.array(weight) for weight in norm.weights]
+
+    def run(x, dy):
+        kernel = tf.eye(channels)[None, None]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.nn.conv2d(norm(tf.nn.conv2d(x, kernel, 1, "SAME"), training=training), kernel, 1, "SAME")
+        return (y, *tape.gradient(y, [x, *norm.trainable_variables], dy))
+
+    reference = run(x, dy)
+    moved = [np.array(weight) for weight in norm.weights]
+    norm.set_weights(start)
+    eager = context.context()
+    with arithmetic("bfloat16"):
+        eager.enable_run_metadata()
+        try:
+            found = tf.function(run, autograph=False)(x, dy)
+            graphs = eager.export_run_metadata().function_graphs
+        finally:
+            eager.disable_run_metadata()
+    kernels = [node for g in graphs for node in g.post_optimization_graph.node if "BatchNorm" in node.op]
+    assert len(kernels) >= 2
+    assert (tf.bfloat16 in {tf.as_dtype(node.attr["T"].type) for node in kernels}) is half
+    for value, by_hand in zip([*found, *norm.weights], [*reference, *moved], strict=True):
+        assert deviation(value, by_hand) < 0.02
 
 
 def test_saved_models_hold_no_compiled_function(tmp_path):
