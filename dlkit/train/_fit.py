@@ -26,6 +26,7 @@ from dlkit.train import (
     _sizes,
     _traced,
     averaging,
+    precision,
     resume,
     stopping,
     tasks,
@@ -33,7 +34,6 @@ from dlkit.train import (
 )  # fmt: skip
 from dlkit.train._freeze import frozen
 from dlkit.train._progress import bar, figures
-from dlkit.train.precision import arithmetic
 from dlkit.train.recipe import Recipe
 
 SAVE_SECONDS = 60.0  # at most this much work is lost to a kill
@@ -138,7 +138,7 @@ def fit(
     with _signals.collected() as stopped, workers.locked(run_dir), workers.claimed(run_dir, identity, resume):
         with workers.strategy.scope(), frozen(model, recipe.freeze):  # their end comes before the model is saved
             run = _Run(model, recipe, train, validation, preprocess, run_dir, workers, deterministic)
-            with contextlib.closing(run.events), arithmetic(recipe.precision):
+            with contextlib.closing(run.events), precision.arithmetic(precision.of(recipe)):
                 run.loop(min(stop_after or run.epochs, run.epochs), stopped, verbose)
             row = run.settle()
         result = run.finish(row)

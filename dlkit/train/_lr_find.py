@@ -13,10 +13,9 @@ import tensorflow as tf
 from dlkit._errors import InputError
 from dlkit._files import write_bytes
 from dlkit.data import train_pipeline
-from dlkit.train import averaging, optimizers, schedules, tasks
+from dlkit.train import averaging, optimizers, precision, schedules, tasks
 from dlkit.train._freeze import frozen
 from dlkit.train._step import Step
-from dlkit.train.precision import arithmetic
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
 EXPLODED = 4.0  # the ramp ends where the smoothed loss is this multiple of its minimum
@@ -104,7 +103,7 @@ def lr_find(
     ramp = [low * (high / low) ** (t / (steps - 1)) for t in range(steps)]
     losses: list[float] = []
     try:
-        with frozen(model, recipe.freeze), arithmetic(recipe.precision):
+        with frozen(model, recipe.freeze), precision.arithmetic(precision.of(recipe)):
             optimizer = optimizers.of(recipe, schedule, model.trainable_variables)
             plain = averaging.get(dataclasses.replace(recipe, ema=0.0, swa_from=0.0, lookahead=0), model, steps)
             step = Step(model, optimizer, recipe, loss, plain, (), tf.distribute.get_strategy())

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dlkit.train import _evaluate, averaging, optimizers, schedules, tasks
+from dlkit.train import _evaluate, averaging, optimizers, precision, schedules, tasks
 from dlkit.train._step import Step, numbers
 from dlkit.train.losses import CrossEntropy
-from dlkit.train.precision import choose
 from dlkit.train.recipe import Recipe
 
 _NAME = "_dlkit_traced"  # in the model's __dict__, past Keras' tracking of attributes
@@ -78,6 +77,6 @@ def _key(
     except NotImplementedError:
         return None
     fields = {name: value for name, value in recipe.to_dict().items() if name not in (*_FREE, *inputs)}
-    fields["precision"] = choose(recipe.precision)
+    fields["precision"] = precision.of(recipe)
     trainable = [variable.trainable for variable in model.variables]
     return network, fields, sorted(inputs), trainable, total, warmup, measures, workers.replicas, deterministic

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -27,6 +28,16 @@ def choose(precision: str) -> str:
     if precision == "auto":
         return "bfloat16" if has_bfloat16() else "float32"
     return precision
+
+
+def of(recipe: Any) -> str:
+    """Returns what a run of `recipe` computes in.
+
+    "auto" stays with float32 for regression and boxes: their outputs are numbers, and bfloat16 has three digits.
+    """
+    if recipe.precision == "auto" and recipe.task != "classification":
+        return "float32"
+    return choose(recipe.precision)
 
 
 @contextlib.contextmanager

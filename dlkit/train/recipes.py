@@ -35,7 +35,6 @@ RECIPES: dict[str, Recipe] = {
         lr_groups=(("bias", 221.0), ("norm", 221.0), ("fc/*", 0.0425)),
         sizes=((0.0, 24), (5 / 12, 28), (8 / 12, 32)),
         whiten=True,
-        precision="auto",
     ),
     # He et al. 2016, section 4.2: 64,000 steps of 128 on 45,000 images, the rate divided by ten at 32,000 and 48,000.
     # Their L2 of 1e-4 lies inside the momentum; a decay of the weights themselves by 1e-4 / (1 - 0.9) is its equal
@@ -92,7 +91,6 @@ RECIPES: dict[str, Recipe] = {
         l2=1e-4,
         label_smoothing=0.1,
         augment=(RandomResizedCrop(), Flip()),
-        precision="auto",
     ),
     # Wightman, Touvron, Jegou 2021, table 2, procedure A3: 100 epochs at 160 pixels, batch 2,048, LAMB 8e-3,
     # decay 0.02, binary cross-entropy, RandAugment 6, MixUp 0.1, CutMix 1.0; test at 224
@@ -107,7 +105,6 @@ RECIPES: dict[str, Recipe] = {
         loss="bce",
         augment=(RandomResizedCrop(), Flip(), RandAugment(magnitude=6), MixUp(0.1, 0.5), CutMix(1.0, 0.5)),
         sizes=((0.0, 160),),
-        precision="auto",
     ),
     # a trained network on other pictures: a tenth of the rate, the first convolutions frozen, an average of the weights
     "finetune": Recipe(
