@@ -297,7 +297,7 @@ class _Run:
         row |= {name: total / state.steps for name, total in zip(self.step.columns, state.sums, strict=True)}
         with self._swapped():
             if self.validation is not None:
-                found = _evaluate.measure(self.predict, self.model, self.validation, self.preprocess)
+                found = self._validated()
                 row |= {f"val_{name}": value for name, value in found.items()}
             row["learning_rate"] = float(self.schedule(state.step - 1))
             row["seconds"], row["waiting"] = round(state.epoch_seconds, 4), round(state.waiting, 4)
@@ -312,6 +312,11 @@ class _Run:
         reasons = [c.reason(state.history, self.workers.agreed(state.seconds)) for c in self.recipe.stop]
         if state.step < self.ends(self.epochs):
             state.stopped = state.stopped or next(filter(None, reasons), "")
+
+    def _validated(self) -> dict[str, float]:
+        """Measures the model on the validation source, in float32 as exports compute: what is measured is served."""
+        with precision.arithmetic("float32"):
+            return _evaluate.measure(self.predict, self.model, self.validation, self.preprocess)
 
     def _rescale(self) -> None:
         """Sets the rate that the schedule is a multiple of: what a plateau has left of the recipe's."""
@@ -387,7 +392,7 @@ class _Run:
         state = self.state
         metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
         if not metrics and self.validation is not None:
-            metrics = _evaluate.measure(self.predict, self.model, self.validation, self.preprocess)
+            metrics = self._validated()
         best = stopping.best_of(state.history)
         result = Result(tuple(state.history), metrics, best, state.seconds, self.run_dir, state.stopped)
         if self.workers.chief:
