@@ -73,7 +73,7 @@ def main() -> None:
     longest = killed(directory, 120.0, preprocess)  # one export runs to its end, and tells how long that takes
     rng = random.Random(seed)
     count, hit = 0, mode == "real"
-    while count < kills or not hit and count < 10 * kills:  # a short test goes on until a kill fell into the writing
+    while count < kills or (not hit and count < 10 * kills):  # a short test goes on until a kill fell into the writing
         count += 1
         delay = killed(directory, rng.uniform(0, 1.05 * longest), preprocess)
         names = [entry.name for entry in Path(directory).iterdir()]
