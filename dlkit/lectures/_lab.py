@@ -1,6 +1,7 @@
 """What an experiment is given: its size, its data, a place to train in, and where its claims and figures go."""
 
 import contextlib
+import dataclasses
 import io
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -118,8 +119,8 @@ class Lab:
     def train(
         self, model: keras.Model, recipe: Recipe, train: Source, validation: Source | None, preprocess: Any
     ) -> Result:
-        """Trains `model` with `fit` in a folder that is thrown away."""
-        folder = tempfile.mkdtemp(dir=self.scratch)
+        """Trains `model` with `fit` in a folder that is thrown away, in float32 on every processor."""
+        folder, recipe = tempfile.mkdtemp(dir=self.scratch), dataclasses.replace(recipe, precision="float32")
         return fit(
             model, recipe, train, validation, preprocess=preprocess, run_dir=folder, deterministic=False,
             verbose=False,
