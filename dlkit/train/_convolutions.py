@@ -1,6 +1,7 @@
 """Gradients of convolutions as matrix products, where these are faster on processors than oneDNN's own kernels."""
 
 import contextlib
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -27,27 +28,27 @@ def fast_gradients() -> contextlib.AbstractContextManager[Any]:
 def _gradient(op: Any, dy: Any) -> tuple[Any, Any]:
     """Returns the gradients of y = x * kernel for x and the kernel."""
     x, kernel = op.inputs
-    height, width, _, filters = kernel.shape
     positions = _positions(op)
-    if (height, width) == (1, 1) and positions <= _POSITIONS:
+    if positions <= _POSITIONS and kernel.shape[:2] == (1, 1):
         return _of_pointwise(x, kernel, dy, op.get_attr("strides"))
     names = ("strides", "padding", "explicit_paddings", "dilations", "data_format", "use_cudnn_on_gpu")
     same = {name: op.get_attr(name) for name in names}
     into = tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, **same)
-    few = positions < min(x.shape[-1] or 0, filters or 0)
-    if few and op.get_attr("strides") == [1, 1, 1, 1] and precision.in_bfloat16():
+    wide = positions < math.inf and positions < min(kernel.shape[2:])
+    if wide and op.get_attr("strides") == [1, 1, 1, 1] and precision.in_bfloat16():
         return into, _of_taps(x, kernel.shape, dy, op.get_attr("padding") == b"SAME")
     weights = tf.raw_ops.Conv2DBackpropFilter(input=x, filter_sizes=tf.shape(kernel), out_backprop=dy, **same)
     return into, weights
 
 
 def _positions(op: Any) -> float:
-    """Returns how many pixels an output map has; infinity where this is no plain convolution of a known size."""
+    """Returns how many pixels an output map has; infinity where this is no plain convolution of known sizes."""
     x, kernel = op.inputs
+    known = kernel.shape.is_fully_defined() and op.outputs[0].shape[1:].is_fully_defined()
     plain = op.get_attr("data_format") == b"NHWC" and op.get_attr("padding") in (b"SAME", b"VALID")
-    plain = plain and op.get_attr("dilations") == [1, 1, 1, 1] and x.shape[-1] == kernel.shape[2]
-    _, height, width, _ = op.outputs[0].shape
-    return height * width if plain and height and width else float("inf")
+    if not (known and plain and op.get_attr("dilations") == [1, 1, 1, 1] and x.shape[-1] == kernel.shape[2]):
+        return math.inf
+    return float(math.prod(op.outputs[0].shape[1:3]))
 
 
 def _of_pointwise(x: Any, kernel: Any, dy: Any, strides: list[int]) -> tuple[Any, Any]:

@@ -65,6 +65,20 @@ def test_other_convolutions_keep_their_own_gradient(inside, dilations):
     assert {op.type for op in graph.get_operations()} >= OWN
 
 
+def test_maps_of_unknown_size_keep_the_own_gradient():
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 4])], autograph=False)
+    def traced(x):
+        kernel = tf.ones((1, 1, 4, 4))
+        with _convolutions.fast_gradients():
+            y = tf.nn.conv2d(x, kernel, 1, "SAME")
+        return tf.gradients(y, [x, kernel])
+
+    x = np.ones((2, 3, 5, 4), "float32")
+    into, weights = traced(x)
+    np.testing.assert_allclose(into, 4 * x)
+    np.testing.assert_allclose(weights, np.full((1, 1, 4, 4), x[..., 0].size))
+
+
 def test_the_block_ends_with_the_context():
     @tf.function(autograph=False)
     def traced(x, kernel):

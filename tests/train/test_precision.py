@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlkit.train import precision
+from dlkit.train import Recipe, precision
 from dlkit.train.precision import Machine, fast_math
 
 OPTION = "auto_mixed_precision_onednn_bfloat16"
@@ -37,6 +37,16 @@ def test_each_machine_gets_what_is_fastest_on_it_with_the_reason(machine, expect
     assert word in str(choice)
     assert option() == (expected == "bfloat16")
     assert keras.config.dtype_policy().name == policy
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "box"])
+@pytest.mark.parametrize("here", [True, False])
+def test_a_recipe_computes_in_half_precision_only_where_its_outputs_are_classes(task, here, monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: here)
+    half = here and task == "classification"
+    assert precision.of(Recipe(task=task)) == ("bfloat16" if half else "float32")
+    for name in ("float32", "bfloat16"):
+        assert precision.of(Recipe(task=task, precision=name)) == name
 
 
 def test_fewer_allowed_processors_mean_fewer_threads():
