@@ -34,20 +34,22 @@ class Crew:
         address: of the chief.
         logs: folder of the workers' output.
         on: a name of `PLACES`.
+        processors: of each worker, for places that set them aside.
     """
 
     def __init__(
-        self, count: int, name: str, job: tuple[Path, str], address: tuple[str, int], logs: Path, on: str = "processes"
-    ) -> None:
+        self, count: int, name: str, job: tuple[Path, str], address: tuple[str, int], logs: Path, on: str = "processes",
+        processors: int = 1,
+    ) -> None:  # fmt: skip
         self.names = [f"{name}-{i}" for i in range(count)]
         self._job, self._address, self._logs = job, address, logs
         self._running: dict[str, float] = {}
         self._early: dict[str, int] = {}
-        self._on = on
+        self._on, self._processors = on, processors
         self._nursery = _idle.pop() if _idle and on == "processes" else self._made()
 
     def _made(self) -> Any:
-        return RayNursery(max(1, (os.cpu_count() or 1) // len(self.names))) if self._on == "ray" else _Nursery()
+        return RayNursery(self._processors) if self._on == "ray" else _Nursery()
 
     def __enter__(self) -> "Crew":
         self._logs.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,12 @@ def started() -> Any:
     return ray
 
 
+def processors(workers: int) -> int:
+    """Returns how many processors each of `workers` gets: an equal part of the cluster's, at most one machine's."""
+    machines = [node["Resources"].get("CPU", 0.0) for node in started().nodes() if node["Alive"]]
+    return max(1, int(min(sum(machines) / workers, max(machines, default=0.0))))
+
+
 def address() -> str:
     """Returns the address of this machine that the cluster's other machines reach."""
     return str(started().util.get_node_ip_address())

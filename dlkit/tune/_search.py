@@ -98,7 +98,10 @@ def search(
     """
     _check(fidelity, seeds, folds, workers, on, constraints, measure)
     directory = Path(directory)
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
+    if on == "ray" and workers and not _attached():
+        threads = _ray.processors(workers)
+    else:
+        threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
     job = _job.Job(
         build, space, recipe, train, validation, preprocess, objective, directory, seed, fidelity, seeds, folds,
         constraints, measure, trial_seconds, threads,
@@ -142,7 +145,7 @@ def _with_workers(chief: Chief, job: _job.Job, workers: int, on: str, show: Call
     digest = _job.write(job)
     host = _ray.address() if on == "ray" else "127.0.0.1"
     with _serving(chief, host) as address, Crew(
-        workers, "worker", (job.directory / "job.pkl", digest), address, job.directory / "workers", on
+        workers, "worker", (job.directory / "job.pkl", digest), address, job.directory / "workers", on, job.threads
     ) as crew:  # fmt: skip
         elapsed = Clock()
         while not chief.finished:

@@ -55,3 +55,10 @@ def workers():
             continue
         if line.startswith(b"ray::_work"):
             yield int(folder.name)
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 2), (2, 1), (5, 1)])
+def test_workers_share_the_processors_of_the_cluster(workers, expected):
+    from dlkit.tune import _ray
+
+    assert _ray.processors(workers) == expected
