@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
@@ -60,7 +60,8 @@ class GaussianProcess:
         """Takes the data to predict from; y should have mean 0 and deviation 1."""
         self.x, self.f = x, f
         covariance = self._kernel(x, f, x, f) + (math.exp(self.scales[-1]) + JITTER) * np.eye(len(y))
-        self.root = np.linalg.cholesky(covariance)
+        # not NumPy's: its threads and those of SciPy's library would wait for each other, three times as long
+        self.root = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         self.weights = cho_solve((self.root, True), y)
         self.variance = max(float(y @ self.weights) / len(y), 1e-6)
 
@@ -93,7 +94,8 @@ class GaussianProcess:
         matern, slope, apart, over_f, w = self._parts(scales, x, f, x, f)
         mixed, noise = w + (1 - w) * over_f, math.exp(scales[d + 2])
         try:
-            root = np.linalg.cholesky(matern * mixed + CURVE * over_f + (noise + JITTER) * np.eye(n))
+            covariance = matern * mixed + CURVE * over_f + (noise + JITTER) * np.eye(n)
+            root = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         except np.linalg.LinAlgError:
             return 1e10, np.zeros_like(scales)
         inverse = cho_solve((root, True), np.eye(n))
