@@ -26,6 +26,7 @@ from dlkit.layers import _compiled, _onednn, _plain
 
 Tensor = Any
 
+BFLOAT16 = "auto_mixed_precision_onednn_bfloat16"  # TensorFlow's name of the graph optimiser's option
 _HALF_AND_SINGLE = ("float32", "bfloat16", "float16")
 _state = {"xla": True}
 
@@ -237,18 +238,18 @@ def _fused_batch_norm(
     From 128 channels it is faster on rows. At inference a half-precision picture and one that a convolution has just
     made keep their shape: the graph optimiser merges the kernel with the ReLU behind it and the convolution in front.
 
-    Where 16 does not divide the channels, oneDNN's kernel for half precision is five to ten times slower than that for
+    Where 16 does not divide the channels, oneDNN's kernel for half precision is up to ten times slower than that for
     float32, which is taken instead.
     """
     import tensorflow as tf
 
-    channels, automatic = x.shape[-1], _automatic_half()
-    in_single = channels % 16 and (x.dtype != tf.float32 or automatic) and not _has_gpu()
+    channels = x.shape[-1]
+    in_single = channels % 16 and not _has_gpu() and (x.dtype != tf.float32 or in_bfloat16())
     merged = not training and not in_single and (x.dtype != tf.float32 or _convolved(x))
     as_is = len(x.shape) == 4 and (channels < 128 or merged)
     inputs = x if as_is else tf.reshape(x, [-1, 1, 1, channels])
     vectors = _parameter(gamma, 1.0, channels), _parameter(beta, 0.0, channels), _f32(mean), _f32(variance)
-    if in_single and automatic and not _eagerly():
+    if in_single and in_bfloat16() and not _eagerly():
         y, *statistics = _kept_in_single(epsilon, training)(_f32(inputs), *vectors)
     else:
         y, *statistics = _batch_norm_op(_f32(inputs) if in_single else inputs, *vectors, epsilon, training)[:3]
@@ -267,11 +268,11 @@ def _batch_norm_op(
     )
 
 
-def _automatic_half() -> bool:
+def in_bfloat16() -> bool:
     """Tells whether the graph optimiser will put what is traced now into bfloat16."""
     import tensorflow as tf
 
-    return bool(tf.config.optimizer.get_experimental_options().get("auto_mixed_precision_onednn_bfloat16", False))
+    return bool(tf.config.optimizer.get_experimental_options().get(BFLOAT16, False))
 
 
 @functools.lru_cache(maxsize=64)

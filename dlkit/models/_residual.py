@@ -55,7 +55,7 @@ class PadShortcut(keras.layers.Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         x = inputs
-        if self.strides > 1:  # the mean of one pixel: TensorFlow's strided slices are ten times as slow
+        if self.strides > 1:  # the mean of one pixel: TensorFlow's strided slices take several times as long
             x = ops.average_pool(x, 1, self.strides)
         zeros = self.filters - x.shape[-1]
         before = zeros // 2 if self.pad == "split" else 0

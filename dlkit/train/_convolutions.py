@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from dlkit.train import precision
+from dlkit.layers._fast import in_bfloat16
 
 _POSITIONS = 1024  # of a 1x1 convolution's output: on larger maps the two ways are level
 _GRADIENT = "DlkitConv2D"
@@ -35,7 +35,7 @@ def _gradient(op: Any, dy: Any) -> tuple[Any, Any]:
     same = {name: op.get_attr(name) for name in names}
     into = tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, **same)
     wide = positions < math.inf and positions < min(kernel.shape[2:])
-    if wide and op.get_attr("strides") == [1, 1, 1, 1] and precision.in_bfloat16():
+    if wide and op.get_attr("strides") == [1, 1, 1, 1] and in_bfloat16():
         return into, _of_taps(x, kernel.shape, dy, op.get_attr("padding") == b"SAME")
     weights = tf.raw_ops.Conv2DBackpropFilter(input=x, filter_sizes=tf.shape(kernel), out_backprop=dy, **same)
     return into, weights

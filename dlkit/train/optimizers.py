@@ -61,7 +61,7 @@ class AveragedMomentum(keras.optimizers.Optimizer):
 
 @_register
 class Momentum(keras.optimizers.SGD):
-    """Is `keras.optimizers.SGD`; with momentum TensorFlow updates a variable in one pass over the memory, not in five.
+    """Is `keras.optimizers.SGD`; with momentum TensorFlow updates a variable in one pass over the memory.
 
     >>> w = keras.Variable([1.0])
     >>> optimizer = Momentum(0.5, momentum=0.9)
@@ -72,19 +72,18 @@ class Momentum(keras.optimizers.SGD):
     """
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if not (self.momentum and keras.backend.backend() == "tensorflow"):
-            super().update_step(gradient, variable, learning_rate)
-            return
-        import tensorflow as tf
+        if self.momentum and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
 
-        state = self.momentums[self._get_variable_index(variable)].value
-        if not isinstance(gradient, tf.Tensor) or isinstance(state, tf.distribute.DistributedValues):
-            super().update_step(gradient, variable, learning_rate)  # some rows only, or a copy for each replica
-            return
-        rate, beta, gradient = (tf.cast(value, variable.dtype) for value in (learning_rate, self.momentum, gradient))
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle, accum=state.handle, lr=rate, grad=gradient, momentum=beta, use_nesterov=self.nesterov
-        )
+            state = self.momentums[self._get_variable_index(variable)].value
+            # not of some rows only, nor with a copy of the state for each replica
+            if isinstance(gradient, tf.Tensor) and not isinstance(state, tf.distribute.DistributedValues):
+                rate, beta, g = (tf.cast(value, variable.dtype) for value in (learning_rate, self.momentum, gradient))
+                tf.raw_ops.ResourceApplyKerasMomentum(
+                    var=variable.handle, accum=state.handle, lr=rate, grad=g, momentum=beta, use_nesterov=self.nesterov
+                )
+                return
+        super().update_step(gradient, variable, learning_rate)
 
 
 @_register

@@ -10,8 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from dlkit.layers._fast import BFLOAT16, in_bfloat16
+
 PRECISIONS = ("float32", "bfloat16", "auto")
-_OPTION = "auto_mixed_precision_onednn_bfloat16"
 
 
 def has_bfloat16() -> bool:
@@ -48,16 +49,11 @@ def arithmetic(precision: str) -> Iterator[None]:
     convolutions through oneDNN). The setting is restored at the end, so code outside the block is not affected.
     """
     before = in_bfloat16()
-    tf.config.optimizer.set_experimental_options({_OPTION: choose(precision) == "bfloat16"})
+    tf.config.optimizer.set_experimental_options({BFLOAT16: choose(precision) == "bfloat16"})
     try:
         yield
     finally:
-        tf.config.optimizer.set_experimental_options({_OPTION: before})
-
-
-def in_bfloat16() -> bool:
-    """Tells whether what is traced now computes in bfloat16 (inside `arithmetic`)."""
-    return bool(tf.config.optimizer.get_experimental_options().get(_OPTION, False))
+        tf.config.optimizer.set_experimental_options({BFLOAT16: before})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +130,7 @@ def fast_math(enabled: bool = True, *, machine: Machine | None = None, verbose: 
     off: float32, TensorFlow's own number of threads, no XLA
     """
     choice = _choice(machine or Machine.this()) if enabled else _OFF
-    tf.config.optimizer.set_experimental_options({_OPTION: choice.precision == "bfloat16"})
+    tf.config.optimizer.set_experimental_options({BFLOAT16: choice.precision == "bfloat16"})
     keras.config.set_dtype_policy(choice.policy)
     if choice.threads and tf.config.threading.get_intra_op_parallelism_threads() != choice.threads:
         try:

@@ -14,6 +14,12 @@ JITTER = 1e-6
 MOST = 200  # points that the scales are fitted to
 
 
+def _root(covariance: Array) -> Array:
+    """Factorises with SciPy, as what follows does: NumPy's threads and those of SciPy's library wait for each other."""
+    factor: Array = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+    return factor
+
+
 class GaussianProcess:
     """The score of a configuration x after a share f of the (logarithmic) epochs.
 
@@ -60,8 +66,7 @@ class GaussianProcess:
         """Takes the data to predict from; y should have mean 0 and deviation 1."""
         self.x, self.f = x, f
         covariance = self._kernel(x, f, x, f) + (math.exp(self.scales[-1]) + JITTER) * np.eye(len(y))
-        # not NumPy's: its threads and those of SciPy's library would wait for each other, three times as long
-        self.root = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+        self.root = _root(covariance)
         self.weights = cho_solve((self.root, True), y)
         self.variance = max(float(y @ self.weights) / len(y), 1e-6)
 
@@ -94,8 +99,7 @@ class GaussianProcess:
         matern, slope, apart, over_f, w = self._parts(scales, x, f, x, f)
         mixed, noise = w + (1 - w) * over_f, math.exp(scales[d + 2])
         try:
-            covariance = matern * mixed + CURVE * over_f + (noise + JITTER) * np.eye(n)
-            root = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+            root = _root(matern * mixed + CURVE * over_f + (noise + JITTER) * np.eye(n))
         except np.linalg.LinAlgError:
             return 1e10, np.zeros_like(scales)
         inverse = cho_solve((root, True), np.eye(n))
