@@ -33,8 +33,9 @@ def main() -> None:
     keras.utils.set_random_seed(arguments.seed)
     small = {"stem": "cifar"} if arguments.model.startswith(("vgg", "alexnet")) else {}  # sized for 32x32
     model = dlkit.models.create(arguments.model, classes=10, input_shape=(32, 32, 3), **small)
-    train, validation = dlkit.data.from_folder(arguments.data / "train").split(0.9, 0.1, seed=0)
     preprocess = dlkit.data.Preprocess(32)
+    parts = dlkit.data.from_folder(arguments.data / "train").split(0.9, 0.1, seed=0)
+    train, validation = (part.cached("decoded", preprocess=preprocess) for part in parts)
     run_dir = arguments.run_dir or Path("runs", f"paper-{arguments.model}-{arguments.seed}")
     began = time.time()
     result = dlkit.train.fit(model, recipe, train, validation, preprocess=preprocess, run_dir=run_dir)

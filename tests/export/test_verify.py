@@ -143,3 +143,9 @@ def test_random_operations_and_weights_stored_twice_would_be_found(checker, expo
     assert "each weight is stored once (bytes)" in failed(report)
     assert "names, types and shapes of the signatures" in failed(report)
     assert "runs to the end" in failed(report)
+
+
+def test_an_export_keeps_its_answers_where_weights_are_assumed_frozen(exported, monkeypatch):
+    monkeypatch.setenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+    report = verify(exported)
+    assert report.ok, str(report)
