@@ -2,6 +2,7 @@
 
     python benchmarks/training.py                  # both cases: ResNet-50 at 224, batch 16; ResNet-20 at 32, batch 128
     python benchmarks/training.py --case cifar     # one of them
+    python benchmarks/training.py --parts          # dlkit's step without each part of what makes it fast
     python benchmarks/training.py --accuracy       # bfloat16 against float32: accuracy of the digits recipe, n seeds
 
 Each contestant is a process of its own that builds its model, takes its first step (trace and compile) and then waits;
@@ -12,6 +13,7 @@ without torch). Pictures are random and stay in memory: the input pipeline is me
 """
 
 import argparse
+import importlib.util
 import json
 import platform
 import statistics
@@ -26,7 +28,25 @@ RESULTS = Path(__file__).parent / "results" / "training.json"
 CASES = {"imagenet": (16, 224, 1000), "cifar": (128, 32, 10)}  # batch, side, classes
 TURN = 1.0  # seconds of a turn; at least one step
 CONTESTANTS = ("dlkit", "dlkit_float32", "keras", "torch_float32", "torch_bfloat16")
+PARTS = ("bfloat16", "fused_batch_norm", "products", "momentum_op")
 TARGETS = {("imagenet", "keras"): 2.2, ("imagenet", "torch"): 1.1, ("cifar", "keras"): 1.8, ("cifar", "torch"): 1.2}
+
+
+def leave_out(part: str) -> None:
+    """Puts what a plain Keras program has in the place of one part, in this process."""
+    import contextlib
+
+    import keras
+
+    from dlkit.layers import _fast, _plain
+    from dlkit.train import _convolutions, optimizers
+
+    if part == "fused_batch_norm":
+        _fast.batch_norm_training = _plain.batch_norm_training
+    elif part == "products":  # gradients of convolutions as matrix products
+        _convolutions.fast_gradients = contextlib.nullcontext
+    elif part == "momentum_op":
+        optimizers.Momentum.update_step = keras.optimizers.SGD.update_step
 
 
 # contestants: each returns a function that makes n steps and may say how many seconds they took ---------------------
@@ -210,7 +230,10 @@ def contestant(case: str, name: str) -> None:
     """Runs as a child: "ready SECONDS" after the first step, then n steps for every n on standard input."""
     began = time.perf_counter()
     run: Callable[[int], float | None]
-    if name.startswith("dlkit"):
+    if name in PARTS:
+        leave_out(name)
+        run = dlkit(case, "float32" if name == "bfloat16" else "auto")
+    elif name.startswith("dlkit"):
         run = dlkit(case, "float32" if name.endswith("float32") else "auto")
     elif name == "keras":
         run = keras_fit(case)
@@ -273,8 +296,12 @@ def race(case: str, turns: int, names: tuple[str, ...]) -> dict[str, Any]:
     for child in children.values():
         child.end()
     ours = statistics.median(seconds["dlkit"])
-    peers = {"keras": "keras", "torch": min((n for n in names if "torch" in n), default="",
-             key=lambda n: statistics.median(seconds[n]))}  # fmt: skip
+    for part in set(PARTS) & set(names):
+        rows[part]["times_dlkit"] = round(statistics.median(seconds[part]) / ours, 3)
+        print(f"{case}: without {part} a step takes {rows[part]['times_dlkit']:.2f} times as long", flush=True)
+    torch = [name for name in names if "torch" in name]
+    peers = {"keras": "keras" if "keras" in names else "",
+             "torch": min(torch, default="", key=lambda n: statistics.median(seconds[n]))}  # fmt: skip
     for label, peer in peers.items():
         if peer:
             ratio = statistics.median(seconds[peer]) / ours
@@ -327,6 +354,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=list(CASES), action="append", help="default: both")
     parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--parts", action="store_true", help="dlkit's step without each part of it")
     parser.add_argument("--accuracy", action="store_true", help="compare accuracies instead of speeds")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--contestant", nargs=2, metavar=("CASE", "NAME"), help=argparse.SUPPRESS)
@@ -341,14 +369,12 @@ def main() -> None:
     if arguments.accuracy:
         record["accuracy"] = accuracy(arguments.seeds)
     else:
-        names = tuple(arguments.only or CONTESTANTS)
-        try:
-            import torch  # noqa: F401
-        except ImportError:
+        names = ("dlkit", *PARTS) if arguments.parts else tuple(arguments.only or CONTESTANTS)
+        if importlib.util.find_spec("torch") is None and not arguments.parts:
             names = tuple(name for name in names if "torch" not in name)
             print("PyTorch is not installed and is left out: pip install torch")
         for case in arguments.case or CASES:
-            record[case] = race(case, arguments.turns, names)
+            record[f"{case}_parts" if arguments.parts else case] = race(case, arguments.turns, names)
             RESULTS.write_text(json.dumps(record, indent=1) + "\n")
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
 
