@@ -1,15 +1,18 @@
 """Progressive resizing: which side the training pictures have at which step."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from dlkit._errors import InputError
 from dlkit.data import Preprocess
 
+SMALLEST = 2 / 3  # of the size of evaluation; smaller training pictures show objects of another scale
+
 
 def check(model: Any, recipe: Any, preprocess: Any) -> None:
-    """Refuses sizes for a model that takes only one.
+    """Refuses sizes for a model that takes only one, and warns of a recipe for much smaller pictures.
 
     Raises:
         InputError: the reason and what to build.
@@ -24,6 +27,14 @@ def check(model: Any, recipe: Any, preprocess: Any) -> None:
             f"sizes={recipe.sizes} need a model that takes any size; {model.name!r} takes {takes} only. Build it with "
             f"input_shape=(None, None, {preprocess.channels}); a model with a dense layer on flattened positions "
             f"(such as vgg, alexnet) cannot"
+        )
+    side, last = max(preprocess.size), recipe.sizes[-1][1]
+    if last < SMALLEST * side:
+        fitting = tuple((start, round(size * side / last)) for start, size in recipe.sizes)
+        warnings.warn(
+            f"sizes={recipe.sizes}: training ends with pictures of {last} pixels, evaluation has {side}; "
+            f"sizes={fitting} would end there",
+            stacklevel=4,
         )
 
 

@@ -145,6 +145,13 @@ def test_pictures_grow_along_the_run(tmp_path, monkeypatch):
         train(tmp_path / "other", model, preprocess, sizes=((0, 6),))
 
 
+def test_a_recipe_for_much_smaller_pictures_says_what_would_fit(tmp_path):
+    preprocess = dataclasses.replace(small.PREPROCESS, size=12)
+    model = network((None, None, 1), pooled=True)
+    with pytest.warns(UserWarning, match=r"pictures of 7 pixels, evaluation has 12; sizes=\(\(0, 10\), \(0.5, 12\)\)"):
+        train(tmp_path, model, preprocess, epochs=1, sizes=((0, 6), (0.5, 7)))
+
+
 def test_a_crop_keeps_its_share_when_the_pictures_shrink():
     from dlkit.train._sizes import parts as segments
     from dlkit.train._sizes import resized
