@@ -337,7 +337,8 @@ class _Run:
     def _recalibrate(self, forward: Any = None) -> None:
         if self.averaging.needs_statistics:
             whole = max(1, min(20, len(self.train) // self.recipe.batch))  # batches of one size, as in training
-            averaging.recalibrate(self.model, self._plain_inputs(whole * self.recipe.batch), forward)
+            with precision.arithmetic("float32"):  # as what is saved computes
+                averaging.recalibrate(self.model, self._plain_inputs(whole * self.recipe.batch), forward)
 
     def _plain_inputs(self, items: int) -> Iterator[Any]:
         """Items of the training source as validation would see them, in batches of the recipe's size.

@@ -28,8 +28,8 @@ def check(model: Any, recipe: Any, preprocess: Any) -> None:
             f"input_shape=(None, None, {preprocess.channels}); a model with a dense layer on flattened positions "
             f"(such as vgg, alexnet) cannot"
         )
-    side, last = max(preprocess.size), recipe.sizes[-1][1]
-    if last < SMALLEST * side:
+    side, last = max(preprocess.input_shape[:2]), recipe.sizes[-1][1]
+    if len(recipe.sizes) > 1 and last < SMALLEST * side:  # a single size is a choice
         fitting = tuple((start, round(size * side / last)) for start, size in recipe.sizes)
         warnings.warn(
             f"sizes={recipe.sizes}: training ends with pictures of {last} pixels, evaluation has {side}; "

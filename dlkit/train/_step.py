@@ -129,13 +129,15 @@ class Step:
         variables = [variable.value for variable in self.model.trainable_variables]
         # the replicas' threads take turns inside the block, which sets an attribute of their common graph
         alone = self.strategy.num_replicas_in_sync == 1
-        with _convolutions.fast_gradients() if alone else contextlib.nullcontext():
+        tape = tf.GradientTape() if tf.executing_eagerly() else None  # where tf.function is switched off, to debug
+        with tape or (_convolutions.fast_gradients() if alone else contextlib.nullcontext()):
             outputs = self.model(inputs, training=True)
             # Keras divides a mean loss by the number of replicas
             loss = tf.cast(self.loss(targets, outputs), tf.float32) * self.strategy.num_replicas_in_sync
             if self.model.losses:
                 loss += tf.add_n([tf.cast(term, tf.float32) for term in self.model.losses])
-        gradients = tf.gradients(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        differentiate = tape.gradient if tape else tf.gradients
+        gradients = differentiate(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         values = [loss, *(metric(targets, outputs) for metric in self.metrics.values())]
         return [tf.convert_to_tensor(g) for g in gradients], tf.stack([tf.cast(v, tf.float64) for v in values])
 

@@ -99,7 +99,7 @@ class Crew:
         for name, status in found:
             lived = time.monotonic() - self._running.pop(name)
             if status == _worker.UNREADABLE:
-                raise RuntimeError(f"a worker could not read the functions or the data:\n{self.said(name)}")
+                raise RuntimeError(f"a worker could not begin, or read the functions or the data:\n{self.said(name)}")
             if status == _worker.NO_SPACE:
                 raise OSError(
                     errno.ENOSPC, "the disk is full; make room and call again: the search continues", str(self._logs)
@@ -110,7 +110,9 @@ class Crew:
         return found
 
     def said(self, name: str) -> str:
-        """Returns the last lines that a worker wrote."""
+        """Returns the last lines that a worker wrote, or why it could not begin."""
+        if name in self._nursery.refused:
+            return str(self._nursery.refused[name])[-3000:]
         with contextlib.suppress(OSError):
             return self._log(name).read_text(errors="replace")[-3000:]
         return ""
@@ -132,6 +134,7 @@ class _Nursery:
         self._orders = cast(IO[bytes], self._process.stdin)
         self._reports: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._ready = False
+        self.refused: dict[str, str] = {}  # none: where this process runs, workers can begin
         threading.Thread(target=self._listen, daemon=True, name="reports of the nursery").start()
 
     @property

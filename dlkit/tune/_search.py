@@ -186,7 +186,10 @@ def _here(chief: Chief, job: _job.Job, show: Callable[[], None]) -> None:
             if chief.error is not None:
                 raise chief.error
 
-    _worker.loop(Client(), job, "here", own_process=False)
+    try:
+        _worker.loop(Client(), job, "here", own_process=False)
+    finally:
+        _trial.forget()
     show()
 
 

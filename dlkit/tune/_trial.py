@@ -14,7 +14,7 @@ import numpy as np
 from dlkit._errors import InputError
 from dlkit._files import new_folder
 from dlkit.models import describe
-from dlkit.train import fit
+from dlkit.train import _traced, fit
 from dlkit.tune import _records
 from dlkit.tune._job import Job
 
@@ -65,7 +65,7 @@ def _same(overrides: dict[str, Any], model: Any) -> Any:
     networks of the same overrides and the same configuration: a function in a layer may hold an override that its
     configuration does not show.
     """
-    found = next((i for i, (held, kept) in enumerate(_networks) if held == overrides and _alike(kept, model)), None)
+    found = next((i for i, kept in enumerate(_networks) if _alike(kept, (overrides, model))), None)
     if found is None:
         _networks[:] = [(overrides, model), *_networks[: KEPT - 1]]
         return model
@@ -77,11 +77,16 @@ def _same(overrides: dict[str, Any], model: Any) -> Any:
     return alike
 
 
-def _alike(a: Any, b: Any) -> bool:
+def _alike(a: tuple[dict[str, Any], Any], b: tuple[dict[str, Any], Any]) -> bool:
     try:
-        return bool(a.get_config() == b.get_config())
-    except NotImplementedError:  # it cannot say how it is built
+        return bool(a[0] == b[0] and a[1].get_config() == b[1].get_config())
+    except (NotImplementedError, ValueError):  # it cannot say how it is built; an array is neither equal nor unequal
         return False
+
+
+def forget() -> None:
+    """Drops the networks that were kept: another search may build others under the same names."""
+    _networks.clear()
 
 
 def seed_of(seed: int, trial_id: str) -> int:
@@ -118,10 +123,11 @@ def _fit(
     elif job.fidelity == "size" and share < 1:
         side = max(8, round(math.sqrt(share) * job.preprocess.input_shape[0]))
         recipe = replace(recipe, sizes=((0.0, side),))
-    outcome = fit(
-        model, recipe, train, validation, preprocess=job.preprocess, run_dir=run_dir, stop_after=stop_after,
-        verbose=False,
-    )  # fmt: skip
+    with _traced.keeping():
+        outcome = fit(
+            model, recipe, train, validation, preprocess=job.preprocess, run_dir=run_dir, stop_after=stop_after,
+            verbose=False,
+        )  # fmt: skip
     row = {name: value for name, value in outcome.history[-1].items() if name not in _NOT_METRICS}
     if not math.isfinite(row.get(job.objective, 0.0)):
         raise FloatingPointError(f"the objective {job.objective} is {row[job.objective]}")

@@ -10,7 +10,7 @@ from keras import ops
 from dlkit import layers
 from dlkit._errors import InputError
 from dlkit.data import Preprocess, from_arrays
-from dlkit.train import Recipe, averaging, fit
+from dlkit.train import Recipe, averaging, evaluate, fit
 
 RNG = np.random.default_rng(0)
 START = RNG.bit_generator.state
@@ -168,3 +168,16 @@ def test_what_is_measured_on_training_pictures_does_not_see_the_first_class_only
         np.testing.assert_allclose(np.abs(values([model.get_layer("first").kernel])[0]).ravel(), 2**0.5, rtol=0.05)
     else:
         assert 0.35 < float(model.get_layer("norm").moving_mean[0]) < 0.65
+
+
+def test_what_a_run_in_bfloat16_reports_is_what_its_saved_network_gives(tmp_path):
+    pixels = RNG.integers(0, 255, (96, 8, 8, 3), np.uint8)
+    source, preprocess = from_arrays(pixels, np.arange(96) % 3, classes=["a", "b", "c"]), Preprocess(8)
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((8, 8, 3))
+    for _ in range(3):
+        x = keras.layers.ReLU()(layers.BatchNorm()(keras.layers.Conv2D(32, 3, padding="same")(x)))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+    recipe = Recipe(epochs=3, batch=32, optimizer="momentum", peak_lr=0.05, swa_from=0.5, precision="bfloat16")
+    result = fit(model, recipe, source, source, preprocess=preprocess, run_dir=tmp_path / "run", verbose=False)
+    assert evaluate(model, source, preprocess=preprocess)["loss"] == pytest.approx(result.metrics["loss"], abs=1e-6)

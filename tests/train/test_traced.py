@@ -1,11 +1,14 @@
-"""A model's second run takes over the traced functions of its first where only numbers differ, and keeps its bits."""
+"""A model's second run may take over the traced functions of its first where only numbers differ, to the same bits."""
 
 from dataclasses import replace
 
 import digits_run as small
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from dlkit.data import eval_pipeline
 from dlkit.train import Recipe, _traced, fit
 from dlkit.train.stopping import Plateau
 
@@ -26,7 +29,8 @@ KINDS = {
 
 def trained(model, recipe, run_dir):
     train, _ = small.sources()
-    fit(model, recipe, train, preprocess=small.PREPROCESS, run_dir=run_dir, verbose=False)
+    with _traced.keeping():
+        fit(model, recipe, train, preprocess=small.PREPROCESS, run_dir=run_dir, verbose=False)
     return model.__dict__[_traced._NAME]
 
 
@@ -72,3 +76,52 @@ def test_a_layer_changed_in_between_and_another_compile_are_noticed(tmp_path):
     assert changed is not before
     model.compile("sgd", "mse")
     assert trained(model, FIRST, tmp_path / "third") is not changed
+
+
+def test_keras_own_functions_see_the_numbers_of_the_latest_run(tmp_path):
+    model = small.model()
+    x, y = next(iter(eval_pipeline(small.sources()[1], small.PREPROCESS, 60)))
+    trained(model, replace(FIRST, label_smoothing=0.0), tmp_path / "first")
+    model.evaluate(x, y, verbose=0)
+    trained(model, replace(FIRST, label_smoothing=0.5), tmp_path / "second")
+    found = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+    assert found == pytest.approx(float(keras.losses.get(model.loss)(y, model(x))), rel=1e-5)
+
+
+class Gate(keras.layers.Layer):
+    """Multiplies by an attribute that its configuration does not show."""
+
+    scale = 1.0
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+def test_a_run_of_its_own_sees_what_no_configuration_shows(tmp_path):
+    train, _ = small.sources()
+    inputs = keras.Input(small.PREPROCESS.input_shape)
+    model = keras.Model(inputs, keras.layers.Dense(10)(Gate(name="gate")(keras.layers.Flatten()(inputs))))
+    given = {"preprocess": small.PREPROCESS, "verbose": False}
+    fit(model, FIRST, train, run_dir=tmp_path / "first", **given)
+    model.get_layer("gate").scale = 0.0
+    kernel = model.layers[-1].kernel
+    kernel.assign(np.zeros(kernel.shape))
+    fit(model, FIRST, train, run_dir=tmp_path / "second", **given)
+    assert not kernel.numpy().any()  # nothing reaches it
+
+
+@pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly")
+def test_without_tf_function_the_run_is_the_same(tmp_path):
+    train, _ = small.sources()
+    states = []
+    for eagerly in (False, True):
+        model = small.model()
+        tf.config.run_functions_eagerly(eagerly)
+        try:
+            recipe = replace(FIRST, precision="float32", epochs=1)
+            fit(model, recipe, train, preprocess=small.PREPROCESS, run_dir=tmp_path / str(eagerly), verbose=False)
+        finally:
+            tf.config.run_functions_eagerly(False)
+        states.append(model.get_weights())
+    for a, b in zip(*states, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,32 @@ def workers():
             continue
         if line.startswith(b"ray::_work"):
             yield int(folder.name)
+
+
+def test_a_machine_without_the_folder_ends_the_search_and_says_why(tmp_path):
+    from dlkit.tune._crew import Crew
+
+    crew = Crew(1, "worker", (tmp_path / "job", ""), ("127.0.0.1", 1), tmp_path / "nowhere" / "logs", on="ray")
+    crew.fill()
+
+    def wait():
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            crew.ended()
+            time.sleep(0.1)
+
+    with pytest.raises(RuntimeError, match="all workers must see the search's folder"):
+        wait()
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "expected"),
+    [([8, 8], 3, 4), ([6, 2], 2, 3), ([3, 5], 2, 3), ([16, 4, 4], 3, 5), ([4.0], 1, 4), ([2], 5, 1), ([], 1, 1)],
+)
+def test_all_workers_run_at_once_each_on_one_machine(machines, workers, expected):
+    from dlkit.tune import _ray
+
+    assert _ray.share(machines, workers) == expected
 
 
 @pytest.mark.parametrize(("workers", "expected"), [(1, 2), (2, 1), (5, 1)])

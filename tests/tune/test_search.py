@@ -172,3 +172,32 @@ def test_a_network_whose_function_holds_another_override_is_another_network():
     assert one.get_config() == other.get_config()
     assert one is not other
     assert one is again
+
+
+def test_another_search_in_this_process_trains_its_own_networks(tmp_path):
+    class Block(keras.layers.Layer):
+        factor = 0.0
+
+        def call(self, inputs):
+            return inputs * self.factor
+
+    def build():
+        inputs = keras.Input(PREPROCESS.input_shape)
+        return keras.Model(inputs, keras.layers.Dense(10)(Block()(keras.layers.Flatten()(inputs))))
+
+    space = lambda hp: {"recipe": {"peak_lr": hp.Float("peak_lr", 0.01, 0.1)}}  # noqa: E731
+    scores = []
+    for factor in (0.0, 1.0):
+        Block.factor = factor
+        scores.append(run(tmp_path / str(factor), build=build, space=space).best.score)
+    assert scores[1] > scores[0] + 0.1
+
+
+def test_networks_of_equal_arrays_are_no_reason_to_fail():
+    def network():
+        keras.utils.clear_session(free_memory=False)
+        inputs = keras.Input(PREPROCESS.input_shape)
+        return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
+
+    one, other = (_trial._same({"table": np.arange(3)}, network()) for _ in range(2))
+    assert one is not other
