@@ -18,6 +18,7 @@ from keras.src.models import Functional  # keras.Model(...) of tensors makes one
 
 from dlkit.export._cases import LIMITS
 from dlkit.export._signatures import Core, trace
+from dlkit.models._blocks import GroupedConv2D
 
 PARITY = 1e-4  # what a rewrite may change, relative to the largest output above 1
 LINEAR = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.Dense)
@@ -121,7 +122,7 @@ def _pairs(model: keras.Model) -> list[tuple[Any, Any]]:
 
 
 def _is_linear(layer: Any) -> bool:
-    known = type(layer) in (*LINEAR, keras.layers.DepthwiseConv2D)
+    known = type(layer) in (*LINEAR, GroupedConv2D, keras.layers.DepthwiseConv2D)
     return (
         known
         and layer.activation is keras.activations.linear

@@ -47,6 +47,27 @@ class EdgePadding(keras.layers.Layer):
         return (batch, *(None if n is None else n + 2 for n in spatial), channels)
 
 
+@keras.saving.register_keras_serializable(package="dlkit")
+class GroupedConv2D(keras.layers.Conv2D):
+    """Is `keras.layers.Conv2D`; on TensorFlow each of its groups is a convolution of its own.
+
+    TensorFlow has no kernel for groups on processors: Keras compiles one with XLA, many times slower, which an export
+    would have to carry. Made for few groups.
+
+    >>> import numpy as np
+    >>> layer = GroupedConv2D(2, 1, groups=2, kernel_initializer="ones")
+    >>> np.asarray(layer(np.array([1.0, 2.0, 3.0, 4.0], "float32").reshape(1, 1, 1, 4))).ravel().tolist()
+    [3.0, 7.0]
+    """
+
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        if keras.backend.backend() != "tensorflow" or self.data_format != "channels_last":
+            return super().convolution_op(inputs, kernel)
+        convolve = super().convolution_op
+        pairs = zip(*(ops.split(tensor, self.groups, axis=-1) for tensor in (inputs, kernel)), strict=True)
+        return ops.concatenate([convolve(x, part) for x, part in pairs], axis=-1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """What a builder exchanges by name: the norm, the activation, the initializer and the width."""
@@ -103,7 +124,7 @@ class Parts:
         same = strides == 1 and keeps
         if any(pad) and not same:
             x = zero_padding(x, pad, f"{name}_pad")
-        return _RANKED["Conv"][rank](
+        return (GroupedConv2D if groups > 1 and rank == 2 else _RANKED["Conv"][rank])(
             filters,
             size,
             strides=strides,

@@ -11,6 +11,7 @@ from dlkit import layers
 from dlkit._errors import InputError
 from dlkit.export import _optimize, _saved_model
 from dlkit.export._signatures import trace
+from dlkit.models._blocks import GroupedConv2D
 
 L = keras.layers
 X = np.random.default_rng(1).normal(size=(4, 10, 10, 3)).astype("float32")
@@ -29,6 +30,7 @@ FOLDED = {
     "convolution_with_bias": lambda: conv_norm(L.Conv2D(4, 3), L.BatchNormalization()),
     "convolution_without_bias": lambda: conv_norm(L.Conv2D(4, 3, use_bias=False), L.BatchNormalization()),
     "strided_groups": lambda: conv_norm(L.Conv2D(6, 3, strides=2, groups=3, padding="same"), L.BatchNormalization()),
+    "groups_of_a_builder": lambda: conv_norm(GroupedConv2D(6, 3, groups=3), L.BatchNormalization()),
     "without_scale_and_offset": lambda: conv_norm(L.Conv2D(4, 1), L.BatchNormalization(scale=False, center=False)),
     "depthwise": depth_then_norm(L.BatchNormalization()),
     "dense": lambda: conv_norm(L.Dense(4), L.BatchNormalization()),

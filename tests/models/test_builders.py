@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlkit import models
-from dlkit.models._blocks import EdgePadding, Parts
+from dlkit.models._blocks import EdgePadding, GroupedConv2D, Parts
 from dlkit.models._residual import PadShortcut
 
 SLIM = {"width": 0.1, "classes": 4}
@@ -239,6 +239,24 @@ def test_an_ensemble_of_looped_networks_keeps_their_names_apart(monkeypatch):
     for k, member in enumerate(members, 1):
         expected = models.named_weights(member)["stage3_block2_conv1/kernel"].numpy()
         np.testing.assert_array_equal(weights[f"member{k}_stage3_block2_conv1/kernel"].numpy(), expected)
+
+
+def test_a_grouped_convolution_is_that_of_keras_and_needs_no_compiler():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 9, 8, 6)).astype("float32")
+    given = {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same", "groups": 2}
+    ours, theirs = GroupedConv2D(**given), keras.layers.Conv2D(**given)
+    y = ours(x)
+    theirs.build(x.shape)
+    theirs.set_weights(ours.get_weights())
+    np.testing.assert_allclose(y, theirs(x), atol=1e-5)
+    model = models.create("alexnet", classes=3, input_shape=(32, 32, 3), width=0.125, stem="cifar")
+    assert [layer.name for layer in model.layers if isinstance(layer, GroupedConv2D)] == ["conv2", "conv4", "conv5"]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        graph = tf.function(model).get_concrete_function(tf.TensorSpec([None, 32, 32, 3])).graph.as_graph_def()
+        assert not any("_XlaMustCompile" in function.attr for function in graph.library.function)
 
 
 def test_grouped_convolutions_refuse_odd_channel_counts():
