@@ -11,7 +11,7 @@ from dlkit.tune._cube import Cube
 from dlkit.tune._surrogate import GaussianProcess, expected_improvement, winsorize
 
 Array = np.ndarray
-RUNGS = 4  # the last ones: scores before a fourteenth of the epochs say too little
+RUNGS = 5  # the last ones: scores before a sixteenth of the epochs say too little
 CANDIDATES = 400  # configurations among which the expected improvement is maximised
 DENSITY_CANDIDATES = 64
 POINTS = 200  # trials the process sees: the best half and the latest half
@@ -37,14 +37,14 @@ class Bohb(Asha):
     Args:
         density_fraction: the share of new trials that come from the kernel densities.
         good_fraction: the share of the configurations that l is built on, never fewer than d + 1.
-        factor: each rung is this much longer than the one before; only the last four rungs are used.
+        factor: each rung is this much longer than the one before; only the last five rungs are used.
         objective, max_epochs, min_epochs, max_trials, seed and the rest: as in `Asha`.
 
     Raises:
         InputError: as `Asha`, or a fraction outside 0..1.
 
     >>> Bohb("val_accuracy", max_epochs=52).rungs
-    (4, 10, 22, 52)
+    (4, 7, 13, 26, 52)
 
     Reference: Falkner, Klein and Hutter, 2018, "BOHB", equations 3 to 5, https://arxiv.org/abs/1807.01774; Swersky,
     Snoek and Adams, 2014, "Freeze-Thaw Bayesian Optimization", section 4, https://arxiv.org/abs/1406.3896
@@ -54,7 +54,7 @@ class Bohb(Asha):
         self,
         objective: Any = None,
         max_epochs: int = 100,
-        factor: float = 2.4,
+        factor: float = 2.0,
         *,
         density_fraction: float = 0.5,
         good_fraction: float = 0.15,
