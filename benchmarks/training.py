@@ -296,7 +296,7 @@ def race(case: str, turns: int, names: tuple[str, ...]) -> dict[str, Any]:
     for child in children.values():
         child.end()
     ours = statistics.median(seconds["dlkit"])
-    for part in set(PARTS) & set(names):
+    for part in (name for name in names if name in PARTS):
         rows[part]["times_dlkit"] = round(statistics.median(seconds[part]) / ours, 3)
         print(f"{case}: without {part} a step takes {rows[part]['times_dlkit']:.2f} times as long", flush=True)
     torch = [name for name in names if "torch" in name]
