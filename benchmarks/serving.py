@@ -8,7 +8,9 @@
 starts one fresh process per variant, in turns, which loads the export with its runtime alone and answers preprocessed
 tensors; the figures are medians over the rounds. "first answer" counts from the start of the process, which imports
 TensorFlow without Keras (no export needs it); "with Keras" is the same where it is imported too, as `import tensorflow`
-does where Keras is installed. Memory is the peak resident size of the process after batch 1.
+does where Keras is installed. Memory is the peak resident size of the process after batch 1. "of the rate" is the
+network's arithmetic (two operations for each multiply-add) in one second, as a share of what TensorFlow's product of
+two float32 matrices of 4,096 x 4,096 reaches on the same threads: what no convolution in float32 exceeds by much.
 
 Peers: `model.export()` is Keras' export of the same network; `keras.applications` that of the network of the same name
 with Keras' own layers, left out where there is none. ONNX Runtime, OpenVINO and LiteRT read dlkit's conversions, on two
@@ -32,7 +34,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 RUNTIMES = Path(__file__).parents[1] / "dlkit" / "export" / "_runtimes.py"
 PEERS = {"resnet50": "ResNet50", "vgg16": "VGG16"}
-BATCHES = {1: 15, 16: 5, 32: 3}  # rows: repetitions
+BATCHES = {1: 45, 16: 7, 32: 5}  # rows: repetitions
 SAVED_MODELS = {
     "dlkit None": {"optimize": None},
     "dlkit fold": {"optimize": "fold"},
@@ -40,9 +42,17 @@ SAVED_MODELS = {
     "dlkit fold bfloat16": {"optimize": "fold", "precision": "bfloat16"},
     "dlkit freeze bfloat16": {"optimize": "freeze", "precision": "bfloat16"},
 }
-# TensorFlow takes weights for constants by this variable of the environment, and prepares them once
+# Variables of the environment that TensorFlow reads: weights are constants, which it prepares once; and one request's
+# operations run one after the other on the thread that asked, which then shares the work of each
 FROZEN = {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
-ASSUMED, HELD_AS_VARIABLES = "weights assumed frozen", ("model.export()", "dlkit fold", "dlkit fold bfloat16")
+CALLER = {"TF_NUM_INTEROP_THREADS": "1", "TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD": "1"}
+HELD_AS_VARIABLES = ("model.export()", "dlkit fold", "dlkit fold bfloat16")
+ENVIRONMENTS = {
+    "weights assumed frozen": (FROZEN, HELD_AS_VARIABLES),
+    "the caller's thread works": (CALLER, ("model.export()", "keras.applications", "dlkit freeze")),
+    "both": (FROZEN | CALLER, HELD_AS_VARIABLES),
+}
+SQUARE = 4096  # rows and columns of the matrices whose product shows the machine's rate
 LARGEST_FROZEN = 400e6  # bytes of weights; loading a frozen graph takes about 25 times as much memory
 
 
@@ -82,6 +92,7 @@ def write(folder, name, side, classes, wanted):
 
     rng = np.random.default_rng(0)
     model = models.create(name, classes=classes, input_shape=(side, side, 3))
+    (folder / "network.json").write_text(json.dumps({"multiply_adds": models.describe(model).multiply_adds}))
     for weight in model.weights:  # statistics as of a trained network: a zero bias would be optimised away
         if weight.name in ("gamma", "moving_variance"):
             weight.assign(rng.uniform(0.5, 1.0, weight.shape))
@@ -157,49 +168,77 @@ def measure(path, side, started, keras):
     print(json.dumps(figures))
 
 
+def matrix_product():
+    """Prints the operations per second of a product of two large float32 matrices; runs in a process of its own."""
+    sys.modules["keras"] = None
+    import tensorflow as tf
+
+    x = tf.ones((SQUARE, SQUARE))
+    product = tf.function(lambda: tf.matmul(x, x)[0, 0])
+    times = []
+    for _ in range(8):
+        before = time.perf_counter()
+        product().numpy()
+        times.append(time.perf_counter() - before)
+    print(json.dumps(2 * SQUARE**3 / statistics.median(times[1:])))
+
+
 def in_process(path, side, *more, environment=None):
     """Returns the figures of one export, measured in a fresh process."""
-    command = [sys.executable, __file__, "--measure", str(path), "--side", str(side), *more]
-    command += ["--started", str(time.time())]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **(environment or {})}
-    )
+    return asked("--measure", str(path), "--side", str(side), *more, "--started", str(time.time()), **environment or {})
+
+
+def asked(*options, **environment):
+    """Returns what this program answers to the options in a fresh process."""
+    command = [sys.executable, __file__, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     if done.returncode:
-        raise RuntimeError(f"{path}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{' '.join(options)}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def timed(folder, side, rounds):
-    """Returns the table with the medians of `rounds` interleaved rounds."""
+    """Returns the table with the medians of `rounds` interleaved rounds, and the machine's rate."""
     table = json.loads((folder / "table.json").read_text())
     ways = {peer: (peer, {}) for peer in table} | {
-        f"{peer}, {ASSUMED}": (peer, FROZEN) for peer in HELD_AS_VARIABLES if peer in table
+        f"{peer}, {words}": (peer, environment)
+        for words, (environment, peers) in ENVIRONMENTS.items()
+        for peer in peers
+        if peer in table
     }
     found = {name: [] for name in ways}
+    rates = []
     for _ in range(rounds):
+        rates.append(asked("--rate"))
         for name, (peer, environment) in ways.items():
             export = folder / peer / "export"
             found[name].append(in_process(export, side, environment=environment))
             if not environment and (not (export / "manifest.json").is_file() or "dlkit" in peer):
                 with_keras = in_process(export, side, "--keras")
                 found[name][-1]["first_answer_with_keras_s"] = with_keras["first_answer_s"]
-    return {
+    rows = {
         name: table[peer] | {key: statistics.median(row[key] for row in found[name]) for key in found[name][0]}
         for name, (peer, _) in ways.items()
     }
+    return rows, statistics.median(rates)
 
 
-def show(table):
+def show(table, multiply_adds, rate):
     bases = [peer for peer in ("model.export()", "keras.applications") if peer in table]
-    print(f"{'':44} export s    MB  first s  (Keras)   1, 16, 32 rows, ms   memory MB  times " + ", ".join(bases))
+    print(
+        f"{'':44} export s    MB  first s  (Keras)   1, 16, 32 rows, ms   memory MB  of the rate     times "
+        + ", ".join(bases)
+    )
     for peer, row in table.items():
         ratios = [" ".join(f"{table[b][f'batch_{n}_ms'] / row[f'batch_{n}_ms']:.2f}" for n in BATCHES) for b in bases]
         times = " ".join(f"{row[f'batch_{n}_ms']:7.1f}" for n in BATCHES)
+        shares = " ".join(f"{2000 * multiply_adds * n / row[f'batch_{n}_ms'] / rate:.2f}" for n in BATCHES)
         print(
             f"{peer:44} {row['export_s']:8.1f} {row['megabytes']:5.0f} {row['first_answer_s']:8.2f} "
             f"{row.get('first_answer_with_keras_s', 0):8.2f} "
-            f"{times} {row['memory_1_mb']:10.0f}  {', '.join(ratios)}"
+            f"{times} {row['memory_1_mb']:10.0f}  {shares}  {', '.join(ratios)}"
         )
+    print(f"the rate: {rate / 1e9:.0f} billion operations a second; the network: {2 * multiply_adds / 1e9:.2f} billion")
 
 
 def accuracy(run, data, count):
@@ -245,11 +284,15 @@ def main():
     parser.add_argument("--data", help="a folder with train/ and test/, one subfolder per class")
     parser.add_argument("--images", type=int, default=0, help="of test/, 0 takes all")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--rate", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--keras", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         measure(given.measure, given.side, given.started, given.keras)
+        return
+    if given.rate:
+        matrix_product()
         return
     if given.run:
         keep(f"accuracy of {Path(given.run).name}", {"table": accuracy(given.run, given.data, given.images)})
@@ -259,9 +302,10 @@ def main():
         if given.stage != "measure":
             write(folder, given.model, given.side, given.classes, given.forms)
         if given.stage != "write":
-            table = timed(folder, given.side, given.rounds)
-            show(table)
-            keep(given.model, {"rounds": given.rounds, "table": table})
+            table, found = timed(folder, given.side, given.rounds)
+            network = json.loads((folder / "network.json").read_text())
+            show(table, network["multiply_adds"], found)
+            keep(given.model, {"rounds": given.rounds, "matmul_per_s": found, **network, "table": table})
     finally:
         if given.folder is None:
             shutil.rmtree(folder, ignore_errors=True)

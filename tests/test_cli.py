@@ -1,7 +1,8 @@
 """The command line on a folder of real pictures: the whole way, and one clear sentence for every wrong input."""
 
+import contextlib
+import io
 import json
-import os
 import subprocess
 import sys
 
@@ -31,27 +32,31 @@ def work(tmp_path_factory):
     """A folder with pictures of three classes, a run on them and its export."""
     folder = tmp_path_factory.mktemp("cli")
     pictures(folder / "photos", "357", 30)
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        main(
-            [
-                "train",
-                "resnet_cifar8",
-                "photos",
-                "--size",
-                "16",
-                "--set",
-                "epochs=2",
-                "--set",
-                "augment=none",
-                "--no-export",
-            ]
-        )
-        main(["export", "runs/photos-resnet_cifar8", "--name", "photos", "--data", "photos", "--calibrate"])
-    finally:
-        os.chdir(before)
+    said(folder, "train resnet_cifar8 photos --size 16 --set epochs=2 --set augment=none --no-export")
+    said(folder, "export runs/photos-resnet_cifar8 --name photos --data photos --calibrate")
     return folder
+
+
+@pytest.fixture(scope="module")
+def searched(work):
+    """What a search in `runs/tune` printed."""
+    settings = "--size 8 --set epochs=1 --epochs-budget 2 --oracle random"
+    return said(work, f"tune resnet_cifar8 photos {settings} --directory runs/tune")
+
+
+@pytest.fixture(scope="module")
+def tuned(work):
+    """What a fine-tuning run in `runs/tuned` printed."""
+    weights = "--weights runs/photos-resnet_cifar8/model.keras"
+    settings = "--size 16 --set epochs=1 --set augment=none --run-dir runs/tuned --no-export"
+    return said(work, f"train resnet_cifar8 photos {weights} {settings}")
+
+
+def said(folder, command):
+    """Runs a command in a folder and returns what it printed."""
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as out:
+        main(command.split())
+    return out.getvalue()
 
 
 @pytest.fixture
@@ -92,12 +97,9 @@ def test_evaluate_measures_the_run(here, capsys):
     assert "accuracy" in capsys.readouterr().out
 
 
-def test_tune_searches_and_names_the_best_run(here, capsys):
-    settings = ["--size", "8", "--set", "epochs=1", "--epochs-budget", "2", "--oracle", "random"]
-    main(["tune", "resnet_cifar8", "photos", *settings, "--directory", "runs/tune"])
-    out = capsys.readouterr().out
-    assert "2 epochs in 2 trials" in out
-    assert "next: dlkit export runs/tune/trials/" in out
+def test_tune_searches_and_names_the_best_run(searched):
+    assert "2 epochs in 2 trials" in searched
+    assert "next: dlkit export runs/tune/trials/" in searched
 
 
 def test_train_chooses_model_size_and_recipe_and_says_why(here, capsys):
@@ -112,16 +114,13 @@ def test_train_chooses_model_size_and_recipe_and_says_why(here, capsys):
     assert "Grad-CAM" in (here / "runs/chosen/report.html").read_text()
 
 
-def test_trained_weights_are_loaded_and_fine_tuned(here, capsys):
-    weights = "runs/photos-resnet_cifar8/model.keras"
-    main(["train", "resnet_cifar8", "photos", "--size", "16", "--weights", weights, "--set", "epochs=1",
-          "--set", "augment=none", "--run-dir", "runs/tuned", "--no-export"])  # fmt: skip
-    out = capsys.readouterr().out
-    assert "chosen: recipe finetune" in out
-    assert "weights loaded" in out
-    assert "next: dlkit export runs/tuned" in out
+def test_trained_weights_are_loaded_and_fine_tuned(tuned):
+    assert "chosen: recipe finetune" in tuned
+    assert "weights loaded" in tuned
+    assert "next: dlkit export runs/tuned" in tuned
 
 
+@pytest.mark.usefixtures("searched", "tuned")
 def test_report_draws_a_run_a_search_and_a_comparison(here, capsys):
     main(["report", "runs/photos-resnet_cifar8", "--data", "photos"])
     assert "worst mistakes" in (here / "runs/photos-resnet_cifar8/report.html").read_text()

@@ -145,7 +145,8 @@ def test_random_operations_and_weights_stored_twice_would_be_found(checker, expo
     assert "runs to the end" in failed(report)
 
 
-def test_an_export_keeps_its_answers_where_weights_are_assumed_frozen(exported, monkeypatch):
-    monkeypatch.setenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+def test_an_export_keeps_its_answers_under_the_variables_that_make_servers_faster(exported, monkeypatch):
+    for name in ("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "TF_NUM_INTEROP_THREADS", "TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD"):
+        monkeypatch.setenv(name, "1")
     report = verify(exported)
     assert report.ok, str(report)
