@@ -19,6 +19,7 @@ AHEAD = 3  # trials that the model starts before it continues any
 GROWTH = 1.2  # the process's scales are found anew after this much more data
 FAILURES = 100  # trials without a score that the process sees, the latest
 LIVE = 150  # the best trials that a promotion is chosen from
+APART = 0.06  # of a hyperparameter's range: closer to another trial in all of them, a new one would tell little
 
 
 class Bohb(Asha):
@@ -31,8 +32,9 @@ class Bohb(Asha):
     expected improvement at `max_epochs` under a Gaussian process of configuration and epochs, which learns from all
     rungs how much an early score is worth. Or, a share `density_fraction` of them, it maximises BOHB's ratio
     l(x) / g(x) of kernel densities of the good and the other configurations at the longest rung with enough of them.
-    Two models that err in different ways find the best more surely than each alone:
-    `python benchmarks/search.py --data FOLDER`.
+    A choice that differs from another trial by less than 6 % of every range is passed over for the model's next one:
+    it would tell more about noise than about the space. Two models that err in different ways find the best more surely
+    than each alone: `python benchmarks/search.py --data FOLDER`.
 
     Args:
         density_fraction: the share of new trials that come from the kernel densities.
@@ -130,9 +132,12 @@ class Bohb(Asha):
             return super()._suggest(random)
         by_density = random.uniform() < self.density_fraction
         rows = self._by_density(cube, done, random) if by_density else self._by_improvement(cube, done, random)
+        tried = self._places(
+            cube, [t for t in self.trials.values() if not t.hyperparameters.values.get("tuner/trial_id")]
+        )
         for row in rows:
             values = cube.values(row)
-            if not self._duplicate(values):
+            if not _near(row, tried, cube.kinds) and not self._duplicate(values):
                 return values
         return super()._suggest(random)
 
@@ -150,7 +155,7 @@ class Bohb(Asha):
         candidates = cube.settle(np.concatenate(rows))
         found, deviation = model.predict(cube.features(candidates))
         gain = expected_improvement(found, deviation, float(mean.max()))
-        return candidates[np.argsort(-gain, kind="stable")[:20]]
+        return candidates[np.argsort(-gain, kind="stable")]
 
     def _model(self, cube: Cube, done: list[Any]) -> tuple[GaussianProcess, Array, Array]:
         """The process given the trials, the indices of those it holds, and their scores as it sees them.
@@ -243,6 +248,20 @@ def _spread(dimensions: int, index: int, seed: int) -> Array:
 
     count = 2 ** math.ceil(math.log2(index + 2))
     return qmc.Sobol(dimensions, seed=np.random.default_rng(seed)).random(count)[index]
+
+
+def _near(row: Array, tried: Array, kinds: Array) -> bool:
+    """Whether one of the rows tried has the same values without an order and is within `APART` in the others.
+
+    Where there are few hyperparameters with an order, less than half of their space may lie that near.
+    """
+    ordered = kinds == 0
+    if not ordered.any():
+        return False
+    apart = min(APART, 0.5 * (0.5 / len(tried)) ** (1 / ordered.sum()))
+    with np.errstate(invalid="ignore"):
+        close = np.abs(tried - row) < np.where(ordered, apart, 1e-9)
+    return bool((close | (np.isnan(tried) & np.isnan(row))).all(1).any())
 
 
 def _moved(rows: Array, width: float, kinds: Array, random: np.random.Generator) -> Array:
