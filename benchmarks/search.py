@@ -1,11 +1,13 @@
 """Oracles on the LCBench surrogate of YAHPO Gym: epochs spent until the same mean regret.
 
-    python benchmarks/search.py --data FOLDER [--tasks dev|all|ID,ID] [--seeds 5]
+    python benchmarks/search.py --data FOLDER [--tasks dev|ID,ID] [--seeds 5] [--noise POINTS]
 
 FOLDER holds YAHPO Gym's `lcbench` (model.onnx, encoding.json; Apache-2.0, https://github.com/slds-lmu/yahpo_data).
 A configuration has seven hyperparameters; the surrogate gives its balanced validation accuracy (percent) after 1 to 52
-epochs. Regret is the best of 20,000 random configurations at 52 epochs minus the best accuracy seen so far. A continued
-trial pays only for the epochs it adds. Every oracle but the plain BOHB is driven through KerasTuner.
+epochs. Regret is the best of 20,000 random configurations at 52 epochs minus the best accuracy of the trials so far. A
+continued trial pays only for the epochs it adds. The surrogate has no noise: `--noise` adds a normal error of so many
+points to each accuracy that an oracle is told; the regret is that of the true ones. Every oracle but the plain BOHB is
+driven through KerasTuner.
 """
 
 import argparse
@@ -43,7 +45,8 @@ BOUNDS = {  # name: lower, upper, logarithmic, whole; in the order of the surrog
 class Surrogate:
     """Accuracy in percent of a configuration on one task after some epochs."""
 
-    def __init__(self, folder: Path, task: int):
+    def __init__(self, folder: Path, task: int, noise: float = 0.0):
+        self.noise, self.random = noise, np.random.default_rng(task)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
@@ -59,6 +62,10 @@ class Surrogate:
 
     def __call__(self, configuration, epochs):
         return float(self.many([configuration], epochs)[0])
+
+    def told(self, accuracy):
+        """The accuracy as an oracle learns it."""
+        return accuracy + self.noise * float(self.random.standard_normal())
 
 
 def decode(places):
@@ -95,7 +102,7 @@ class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
         score = self.surrogate(values, epochs)
         self.spent += epochs - values.get("tuner/initial_epoch", 0)
         self.trace.append((self.spent, score))
-        return {"accuracy": score}
+        return {"accuracy": self.surrogate.told(score)}
 
 
 def through_keras_tuner(make):
@@ -142,8 +149,8 @@ def plain_bohb(surrogate, seed):
                     score = surrogate(decode(point), epochs)
                     spent += epochs - before
                     trace.append((spent, score))
-                    scored.append((point, score))
-                    seen.setdefault(epochs, []).append((point, score))
+                    scored.append((point, surrogate.told(score)))
+                    seen.setdefault(epochs, []).append(scored[-1])
                     if spent >= BUDGET:
                         return trace, []
                 before = epochs
@@ -200,18 +207,19 @@ def suggestion_cost(surrogate, trials=1000):
     return round(1e3 * float(np.median(took[trials:])), 2)
 
 
-def main(data, tasks, seeds, methods):
+def main(data, tasks, seeds, methods, noise):
     curves = {name: [] for name in methods}
     thinking = {name: [] for name in methods}
     for task in tasks:
-        surrogate = Surrogate(data, task)
+        surrogate = Surrogate(data, task, noise)
         for seed in range(seeds):
             for name in methods:
+                surrogate.random = np.random.default_rng([task, seed])
                 trace, thought = METHODS[name](surrogate, seed)
                 curves[name].append(regrets(trace, surrogate.best))
                 thinking[name] += thought
     means = {name: np.mean(curve, axis=0) for name, curve in curves.items()}
-    result = {"tasks": list(tasks), "seeds": seeds, "budget_epochs": BUDGET, "methods": {}}
+    result = {"tasks": list(tasks), "seeds": seeds, "noise": noise, "budget_epochs": BUDGET, "methods": {}}
     for name, mean in means.items():
         row = {f"regret at {n} full trainings": round(float(mean[n * EPOCHS - 1]), 3) for n in (5, 10, 20, 40)}
         row |= {f"epochs saved against {other}": speedup(mean, means[other]) for other in means if other != name}
@@ -232,10 +240,11 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tasks", default="dev", help="dev, or task ids separated by commas")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--noise", type=float, default=0.0, help="standard deviation, in points of accuracy")
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     arguments = parser.parse_args()
     chosen = DEV if arguments.tasks == "dev" else tuple(int(task) for task in arguments.tasks.split(","))
-    found = main(arguments.data, chosen, arguments.seeds, arguments.methods)
+    found = main(arguments.data, chosen, arguments.seeds, arguments.methods, arguments.noise)
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=2) + "\n")

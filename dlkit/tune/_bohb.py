@@ -122,22 +122,19 @@ class Bohb(Asha):
 
     def _suggest(self, random: np.random.Generator) -> dict[str, Any]:
         cube, done = Cube(self.hyperparameters.space), self._done()
-        fresh = self._fresh()
         if not len(cube):
             return super()._suggest(random)
-        if fresh < self._initial:
-            values = cube.values(_spread(len(cube), fresh, self.seed))
+        if (count := self._fresh()) < self._initial:
+            values = cube.values(_spread(len(cube), count, self.seed))
             return super()._suggest(random) if self._duplicate(values) else values
         if len(done) < self._initial:  # other workers are still busy with the first ones
             return super()._suggest(random)
         by_density = random.uniform() < self.density_fraction
         rows = self._by_density(cube, done, random) if by_density else self._by_improvement(cube, done, random)
-        tried = self._places(
-            cube, [t for t in self.trials.values() if not t.hyperparameters.values.get("tuner/trial_id")]
-        )
+        fresh = [t for t in self.trials.values() if not t.hyperparameters.values.get("tuner/trial_id")]
+        tried = self._places(cube, fresh)
         for row in rows:
-            values = cube.values(row)
-            if not _near(row, tried, cube.kinds) and not self._duplicate(values):
+            if not _near(row, tried, cube.kinds) and not self._duplicate(values := cube.values(row)):
                 return values
         return super()._suggest(random)
 
