@@ -102,9 +102,9 @@ class Asha(keras_tuner.Oracle):
         """The ids of the trials that another one continues."""
         return {t.hyperparameters.values.get("tuner/trial_id", "") for t in self.trials.values()} - {""}
 
-    def _fresh(self) -> int:
-        """How many trials continue no other."""
-        return sum(not t.hyperparameters.values.get("tuner/trial_id") for t in self.trials.values())
+    def _fresh(self) -> list[Any]:
+        """The trials that continue no other."""
+        return [t for t in self.trials.values() if not t.hyperparameters.values.get("tuner/trial_id")]
 
     def _continue(self, trial: Any) -> dict[str, Any]:
         """The answer to KerasTuner that takes `trial` to the next rung."""
@@ -128,7 +128,7 @@ class Asha(keras_tuner.Oracle):
         """Where the next new trial starts: as many at each rung, and in the order, as Hyperband's brackets have it."""
         rungs = self.rungs
         sizes = [math.ceil(len(rungs) / (k + 1) * self.factor**k) for k in reversed(range(len(rungs)))]
-        return rungs[int(np.searchsorted(np.cumsum(sizes), self._fresh() % sum(sizes), side="right"))]
+        return rungs[int(np.searchsorted(np.cumsum(sizes), len(self._fresh()) % sum(sizes), side="right"))]
 
     def _suggest(self, random: np.random.Generator) -> dict[str, Any]:
         """Draws the active hyperparameters uniformly (on their own scale)."""

@@ -78,7 +78,7 @@ class Bohb(Asha):
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Answers KerasTuner's request for the next trial: a promotion if fewer epochs went there than to new ones."""
         first = self._initial + AHEAD
-        started, continued = self.rungs[0] * (self._fresh() - first), self._continued_epochs()
+        started, continued = self.rungs[0] * (len(self._fresh()) - first), self._continued_epochs()
         due = continued <= started and len(self._done()) >= first
         return (self._promotion() if due else None) or self._start(trial_id)
 
@@ -121,17 +121,16 @@ class Bohb(Asha):
         return self._continue(live[int(np.argmax(expected_improvement(mean, deviation, float(y.max()))))])
 
     def _suggest(self, random: np.random.Generator) -> dict[str, Any]:
-        cube, done = Cube(self.hyperparameters.space), self._done()
+        cube, done, fresh = Cube(self.hyperparameters.space), self._done(), self._fresh()
         if not len(cube):
             return super()._suggest(random)
-        if (count := self._fresh()) < self._initial:
-            values = cube.values(_spread(len(cube), count, self.seed))
+        if len(fresh) < self._initial:
+            values = cube.values(_spread(len(cube), len(fresh), self.seed))
             return super()._suggest(random) if self._duplicate(values) else values
         if len(done) < self._initial:  # other workers are still busy with the first ones
             return super()._suggest(random)
         by_density = random.uniform() < self.density_fraction
         rows = self._by_density(cube, done, random) if by_density else self._by_improvement(cube, done, random)
-        fresh = [t for t in self.trials.values() if not t.hyperparameters.values.get("tuner/trial_id")]
         tried = self._places(cube, fresh)
         for row in rows:
             if not _near(row, tried, cube.kinds) and not self._duplicate(values := cube.values(row)):
