@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from dlkit.export._optimize import LINEAR, Convolution, is_batch_norm
+from dlkit.export._fold import LINEAR, Convolution, is_batch_norm
 
 _L = keras.layers
 HALVED = (*LINEAR, _L.DepthwiseConv2D, Convolution)

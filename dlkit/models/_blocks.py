@@ -124,7 +124,7 @@ class Parts:
         same = strides == 1 and keeps
         if any(pad) and not same:
             x = zero_padding(x, pad, f"{name}_pad")
-        return (GroupedConv2D if groups > 1 and rank == 2 else _RANKED["Conv"][rank])(
+        return (GroupedConv2D if groups > 1 and rank == 2 else RANKED["Conv"][rank])(
             filters,
             size,
             strides=strides,
@@ -163,7 +163,7 @@ class Parts:
             plain = isinstance(self.activation, str) and self.activation in _NON_NEGATIVE
             pad = f"{name}_pad"
             x = zero_padding(x, (padding,) * rank, pad) if plain else EdgePadding(name=pad)(x)
-        return _RANKED["MaxPooling"][rank](size, strides, padding="valid", name=name)(x)
+        return RANKED["MaxPooling"][rank](size, strides, padding="valid", name=name)(x)
 
     def dense(self, x: Tensor, units: int, *, name: str, bias: bool = True, bias_initializer: Any = "zeros") -> Tensor:
         """Returns a fully connected layer."""
@@ -172,7 +172,7 @@ class Parts:
         )(x)
 
 
-_RANKED: dict[str, dict[int, Callable[..., keras.layers.Layer]]] = {
+RANKED: dict[str, dict[int, Callable[..., keras.layers.Layer]]] = {
     kind: {rank: getattr(keras.layers, f"{kind}{rank}D") for rank in (1, 2, 3)}
     for kind in ("Conv", "MaxPooling", "AveragePooling", "GlobalAveragePooling", "ZeroPadding")
 }
@@ -181,17 +181,17 @@ _RANKED: dict[str, dict[int, Callable[..., keras.layers.Layer]]] = {
 def zero_padding(x: Tensor, pad: Sequence[int], name: str) -> Tensor:
     """Returns x with zeros on both sides of every position axis, as the papers' code pads."""
     rank = len(x.shape) - 2
-    return _RANKED["ZeroPadding"][rank](pad[0] if rank == 1 else tuple(pad), name=name)(x)
+    return RANKED["ZeroPadding"][rank](pad[0] if rank == 1 else tuple(pad), name=name)(x)
 
 
 def average_pool(x: Tensor, size: int, strides: int, *, name: str, padding: str = "valid") -> Tensor:
     """Returns the mean over windows; with "same" a window at the edge averages only what exists."""
-    return _RANKED["AveragePooling"][len(x.shape) - 2](size, strides, padding=padding, name=name)(x)
+    return RANKED["AveragePooling"][len(x.shape) - 2](size, strides, padding=padding, name=name)(x)
 
 
 def global_pool(x: Tensor, name: str = "pool") -> Tensor:
     """Returns the mean over all positions."""
-    return _RANKED["GlobalAveragePooling"][len(x.shape) - 2](name=name)(x)
+    return RANKED["GlobalAveragePooling"][len(x.shape) - 2](name=name)(x)
 
 
 def classifier(parts: Parts, x: Tensor, classes: int, activation: Any, name: str) -> Tensor:

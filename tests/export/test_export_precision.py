@@ -10,7 +10,7 @@ import tensorflow as tf
 from dlkit import models
 from dlkit._errors import InputError
 from dlkit.data import Preprocess, from_arrays
-from dlkit.export import _calibrate, _optimize, _reduced, saved_model
+from dlkit.export import _calibrate, _fold, _optimize, _reduced, saved_model
 from dlkit.export._signatures import trace
 
 LABELS = ["one", "two", "three"]
@@ -29,7 +29,7 @@ def residual(randomised):
 
 
 def test_the_casts_are_operations_of_the_graph_and_weights_take_half_the_bytes(residual):
-    folded = _optimize.fold(residual).model
+    folded = _fold.fold(residual).model
     half = _reduced.bfloat16(folded)
     x = tf.constant(RNG.normal(size=(4, 16, 16, 3)), tf.float32)
     core = trace(half, (16, 16, 3), ("logits",))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from dlkit import layers
 from dlkit._errors import InputError
-from dlkit.export import _optimize, _saved_model
+from dlkit.export import _fold, _optimize, _saved_model
 from dlkit.export._signatures import trace
 from dlkit.models._blocks import GroupedConv2D
 
@@ -42,9 +42,9 @@ FOLDED = {
 @pytest.mark.parametrize("build", FOLDED.values(), ids=FOLDED)
 def test_a_normalisation_behind_a_linear_layer_disappears_into_its_weights(build, randomised):
     model = randomised(build())
-    folded = _optimize.fold(model)
+    folded = _fold.fold(model)
     assert (folded.batch_norms, folded.kept) == (1, ())
-    assert not any(_optimize.is_batch_norm(layer) for layer in folded.model.layers)
+    assert not any(_fold.is_batch_norm(layer) for layer in folded.model.layers)
     np.testing.assert_allclose(folded.model(X, training=False), model(X, training=False), atol=2e-5)
 
 
@@ -53,7 +53,7 @@ def test_the_folded_weights_are_those_worked_out_in_float64(randomised):
     gamma, beta, mean, variance = (np.asarray(w, np.float64) for w in model.layers[2].get_weights())
     kernel, bias = (np.asarray(w, np.float64) for w in model.layers[1].get_weights())
     scale = gamma / np.sqrt(variance + 0.01)
-    found = _optimize.fold(model).model.layers[1].get_weights()
+    found = _fold.fold(model).model.layers[1].get_weights()
     np.testing.assert_array_equal(found[0], (kernel * scale).astype(np.float32))
     np.testing.assert_array_equal(found[1], (scale * (bias - mean) + beta).astype(np.float32))
 
@@ -78,10 +78,14 @@ def other_axis():
     return conv_norm(L.Conv2D(4, 3), L.BatchNormalization(axis=1))
 
 
-@pytest.mark.parametrize("build", [activated, read_twice, shared_convolution, other_axis])
+def called_by_name():
+    return conv_norm(L.Conv2D(4, 3), lambda x: L.BatchNormalization()(inputs=x))
+
+
+@pytest.mark.parametrize("build", [activated, read_twice, shared_convolution, other_axis, called_by_name])
 def test_what_cannot_be_folded_exactly_is_kept(build, randomised):
     model = randomised(build())
-    folded = _optimize.fold(model)
+    folded = _fold.fold(model)
     assert folded.batch_norms == 0
     assert len(folded.kept) == 1
     np.testing.assert_allclose(folded.model(X, training=False), model(X, training=False), atol=1e-6)
@@ -91,7 +95,7 @@ def test_models_inside_a_model_are_folded_too(randomised):
     inner = conv_norm(L.Conv2D(4, 3), L.BatchNormalization())
     model = randomised(keras.Sequential([keras.Input((10, 10, 3)), inner, L.Flatten(), L.Dense(2)]))
     functional = keras.Model(model.inputs[0], model.outputs[0])
-    folded = _optimize.fold(functional)
+    folded = _fold.fold(functional)
     assert folded.batch_norms == 1
     np.testing.assert_allclose(folded.model(X, training=False), model(X, training=False), atol=2e-5)
 
