@@ -35,7 +35,7 @@ def onnx(
         tensors: float32 (batch, height, width, channels), preprocessed -> probabilities, logits (predictions, boxes)
 
     For servers and devices without TensorFlow. The file holds the network behind the preprocessing: feed it what
-    `preprocess.from_bytes` gives. It is made of a float32 clone with folded batch normalisation.
+    `preprocess.from_bytes` gives. It is made of a float32 clone, rewritten as by `saved_model(optimize="fold")`.
 
     Args:
         model: a functional Keras model with one input and one output.

@@ -57,9 +57,9 @@ def saved_model(
         version: a positive integer; None takes the next free one.
         verify_on: a `dlkit.data.Source`: up to 128 of its samples go through the check, behind the generated pictures
             of every format, which None leaves alone.
-        optimize: "fold" merges batch normalisation into the weights before it; "freeze" also turns the weights
-            into constants (fastest; about 25 times their size in memory at load, so at most 400 MB of weights); None
-            changes nothing: bit-equal to `model.predict`.
+        optimize: "fold" merges batch normalisation into the weights before it and computes no position of a map that
+            nothing reads; "freeze" also turns the weights into constants (fastest; about 25 times their size in memory
+            at load, so at most 400 MB of weights); None changes nothing: bit-equal to `model.predict`.
         precision: "float32", whatever the training used; "bfloat16" holds convolutions and dense layers in half the
             bytes and is about twice as fast where the processor multiplies it (AVX512-BF16, AMX), slow elsewhere.
             Its check allows 0.2 points of accuracy on `verify_on`, beyond one standard error of the changed answers.
