@@ -3,7 +3,7 @@
     python benchmarks/papers.py alexnet --width 0.5 --data FOLDER \\
         --set epochs=15 --set schedule=one_cycle --set peak_lr=0.02
     python benchmarks/papers.py vgg11_bn --width 0.5 --data FOLDER \\
-        --set epochs=4 --set schedule=one_cycle --set peak_lr=0.05
+        --set epochs=15 --set schedule=one_cycle --set peak_lr=0.05
 
 FOLDER holds `train/` and `test/` with a subfolder per class. A tenth of the training images is kept for validation, as
 in the ResNet paper; the test images are looked at once, at the end. A killed run continues where it was.
@@ -67,4 +67,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except dlkit.train.Interrupted as stopped:
+        raise SystemExit(str(stopped)) from None

@@ -8,14 +8,16 @@
 Each contestant is a process of its own that builds its model, takes its first step (trace and compile) and then waits;
 the parent lets one after the other run a few steps, in turns, so that a disturbance of the machine meets all. Keras'
 contestant is its own network (keras.applications, or the same CIFAR network of Keras' layers) under `compile` and
-`fit`; PyTorch's is the same network in float32 and in bfloat16 autocast with channels_last (an optional extra: left out
-without torch). Pictures are random and stay in memory: the input pipeline is measured by benchmarks/pipeline.py.
+`fit`; PyTorch's is the same network with channels_last in float32, in bfloat16 autocast, and in that after
+`torch.compile` (an optional extra: left out without torch, the last without a C++ compiler). Pictures are random and
+stay in memory: the input pipeline is measured by benchmarks/pipeline.py.
 """
 
 import argparse
 import importlib.util
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results" / "training.json"
 CASES = {"imagenet": (16, 224, 1000), "cifar": (128, 32, 10)}  # batch, side, classes
 TURN = 1.0  # seconds of a turn; at least one step
-CONTESTANTS = ("dlkit", "dlkit_float32", "keras", "torch_float32", "torch_bfloat16")
+CONTESTANTS = ("dlkit", "dlkit_float32", "keras", "torch_float32", "torch_bfloat16", "torch_bfloat16_compiled")
 PARTS = ("bfloat16", "fused_batch_norm", "products", "momentum_op")
 TARGETS = {("imagenet", "keras"): 2.2, ("imagenet", "torch"): 1.1, ("cifar", "keras"): 1.8, ("cifar", "torch"): 1.2}
 
@@ -129,7 +131,7 @@ def keras_cifar() -> Any:
     return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
 
 
-def torch_loop(case: str, half: bool) -> Callable[[int], None]:
+def torch_loop(case: str, half: bool, compiled: bool) -> Callable[[int], None]:
     """The same network in PyTorch, channels_last, a plain loop; `half` under bfloat16 autocast."""
     import torch
 
@@ -137,6 +139,8 @@ def torch_loop(case: str, half: bool) -> Callable[[int], None]:
     model = model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     loss = torch.nn.CrossEntropyLoss()
+    if compiled:
+        model = torch.compile(model)
     x, y = data(case)
     inputs = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     targets = torch.from_numpy(y)
@@ -238,7 +242,7 @@ def contestant(case: str, name: str) -> None:
     elif name == "keras":
         run = keras_fit(case)
     else:
-        run = torch_loop(case, name.endswith("bfloat16"))
+        run = torch_loop(case, "bfloat16" in name, name.endswith("compiled"))
     built = time.perf_counter()
     run(1)
     print(f"ready {built - began} {time.perf_counter() - built}", flush=True)
@@ -313,7 +317,7 @@ def race(case: str, turns: int, names: tuple[str, ...]) -> dict[str, Any]:
             )
     for name, row in rows.items():
         print(
-            f"  {name:15} {row['images_per_second']:9.2f} images/s, first step {row['first_step_seconds']:.1f} s",
+            f"  {name:24} {row['images_per_second']:9.2f} images/s, first step {row['first_step_seconds']:.1f} s",
             flush=True,
         )
     return {"batch": batch, "side": CASES[case][1], "turns": turns, "rows": rows}
@@ -373,6 +377,9 @@ def main() -> None:
         if importlib.util.find_spec("torch") is None and not arguments.parts:
             names = tuple(name for name in names if "torch" not in name)
             print("PyTorch is not installed and is left out: pip install torch")
+        elif shutil.which("c++") is None:
+            names = tuple(name for name in names if not name.endswith("compiled"))
+            print("there is no C++ compiler, which torch.compile needs: it is left out")
         for case in arguments.case or CASES:
             record[f"{case}_parts" if arguments.parts else case] = race(case, arguments.turns, names)
             RESULTS.write_text(json.dumps(record, indent=1) + "\n")
