@@ -3,12 +3,12 @@
 import io
 import json
 import shutil
+import time
 import zipfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from processor_time import quickest
 from tensorflow.core.protobuf import saved_model_pb2
 
 from dlkit._errors import InputError
@@ -53,12 +53,11 @@ def test_samples_that_are_none_are_refused_at_once(case, copy):
     with zipfile.ZipFile(copy / _manifest.SAMPLES, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-
-    def refused():
+    for _ in range(2):  # the first picture that a process decodes pays for TensorFlow's first use: up to a second
+        started = time.process_time()
         with pytest.raises(InputError, match=message):
             verify(copy)
-
-    assert quickest(refused) < 1.0
+    assert time.process_time() - started < 1.0
     assert not (copy.parent.parent / "evil.npy").exists()
 
 
