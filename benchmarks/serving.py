@@ -146,19 +146,13 @@ def loaded(path, keras=True):
     """Returns a function from a batch to logits, with no more imports than the form needs."""
     form = {"model.onnx": "onnx", "model.xml": "openvino", "model.tflite": "litert"}
     found = next((form[name] for name in form if (path / name).is_file()), None)
-    if found == "onnx" and not (path / "manifest.json").is_file():
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = os.cpu_count()
-        session = onnxruntime.InferenceSession(path / "model.onnx", options, providers=["CPUExecutionProvider"])
-        return lambda x: session.run(None, {session.get_inputs()[0].name: x})[0]
     if found:
         spec = importlib.util.spec_from_file_location("runtimes", RUNTIMES)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         runtime = module.Runtime(found, path, threads=os.cpu_count())
-        return lambda x: runtime(x)["logits"]
+        logits = "logits" if "logits" in runtime.outputs else next(iter(runtime.outputs))  # Keras' file has one output
+        return lambda x: runtime(x)[logits]
     if not keras:
         sys.modules["keras"] = None  # TensorFlow then takes it for missing
     import tensorflow as tf

@@ -50,8 +50,8 @@ class Runtime:
             }
 
         self.inputs, self.outputs = plain(session.get_inputs()), plain(session.get_outputs())
-        names = list(self.outputs)
-        return lambda tensors: dict(zip(names, session.run(names, {"tensors": tensors}), strict=True))
+        (given,), names = self.inputs, list(self.outputs)
+        return lambda tensors: dict(zip(names, session.run(names, {given: tensors}), strict=True))
 
     def _openvino(self, path, threads):
         import openvino
