@@ -6,15 +6,14 @@
 The products are formed in float64 and rounded once.
 """
 
-import collections
 import dataclasses
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.models import Functional  # keras.Model(...) of tensors makes one; it has no public name
 
+from dlkit.export._graph import has_one_argument, is_functional, once, parts_of, rebuilt
 from dlkit.models._blocks import GroupedConv2D
 
 LINEAR = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.Dense)
@@ -48,17 +47,14 @@ def fold(model: keras.Model) -> Folded:
     That is behind a convolution or dense layer without activation whose output nothing else reads. The others stay
     (`kept`). Models inside the model are folded too.
     """
-    if not isinstance(model, Functional):
+    if not is_functional(model):
         return Folded(model)
     pairs = _pairs(model)
     merged = {linear.name: norm for linear, norm in pairs}
     skipped = {norm.name for _, norm in pairs}
-    inner: dict[str, Folded] = {}
+    inner = {part.name: fold(part) for part in parts_of(model)}
 
     def cloned(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, Functional):
-            inner[layer.name] = fold(layer)
-            return inner[layer.name].model
         config = layer.get_config()
         if layer.name in merged:
             config |= {"use_bias": True, "bias_initializer": "zeros"}
@@ -69,12 +65,10 @@ def fold(model: keras.Model) -> Folded:
     def called(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         return args[0] if layer.name in skipped else layer(*args, **kwargs)
 
-    new = keras.models.clone_model(model, clone_function=cloned, call_function=called)
-    for layer in model.layers:
-        if layer.name in merged:
-            new.get_layer(layer.name).set_weights(_folded(layer, merged[layer.name]))
-        elif layer.name not in skipped and layer.name not in inner and layer.weights:
-            new.get_layer(layer.name).set_weights(layer.get_weights())
+    def weights(layer: keras.layers.Layer) -> list[np.ndarray]:
+        return _folded(layer, merged[layer.name]) if layer.name in merged else layer.get_weights()
+
+    new = rebuilt(model, {name: part.model for name, part in inner.items()}, cloned, called, weights)
     kept = [layer.name for layer in model.layers if is_batch_norm(layer) and layer.name not in skipped]
     kept += [name for part in inner.values() for name in part.kept]
     return Folded(new, len(pairs) + sum(part.batch_norms for part in inner.values()), tuple(kept))
@@ -85,33 +79,16 @@ def is_batch_norm(layer: Any) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization) or type(layer).__name__ == "BatchNorm"
 
 
-def nodes_of(model: Any) -> list[Any]:
-    """Returns the calls that make up a functional model, from its inputs to its outputs."""
-    return [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
-
-
-def has_one_argument(node: Any) -> bool:
-    """Tells whether a layer was called with its tensors, or the list of them, as the only positional argument."""
-    args = node.arguments.args
-    return len(args) == 1 and len(keras.tree.flatten(args[0])) == len(node.input_tensors)
-
-
 def _pairs(model: keras.Model) -> list[tuple[Any, Any]]:
     """The (linear layer, batch normalisation) pairs of the graph that can become one layer."""
-    nodes = nodes_of(model)
-    outputs = {id(tensor) for tensor in model.outputs}
-    readers = collections.Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
-    calls = collections.Counter(id(node.operation) for node in nodes)
+    nodes, alone = once(model)
     found = []
     for node in nodes:
-        norm = node.operation
-        if not is_batch_norm(norm) or calls[id(norm)] != 1 or not has_one_argument(node):
-            continue
-        tensor = node.input_tensors[0]
-        linear = tensor._keras_history.operation
-        alone = calls[id(linear)] == 1 and readers[id(tensor)] == 1 and id(tensor) not in outputs
-        if alone and _is_linear(linear) and on_last_axis(norm, tensor):
-            found.append((linear, norm))
+        norm, tensor = node.operation, node.input_tensors[0]
+        if is_batch_norm(norm) and has_one_argument(node) and id(tensor) in alone and on_last_axis(norm, tensor):
+            linear = alone[id(tensor)].operation
+            if _is_linear(linear):
+                found.append((linear, norm))
     return found
 
 

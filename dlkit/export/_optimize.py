@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from dlkit.export._cases import LIMITS
 from dlkit.export._fold import Folded, fold
+from dlkit.export._merge import Merged, merge
+from dlkit.export._options import Options
 from dlkit.export._signatures import Core, trace
 from dlkit.export._strides import Strided, early_strides
 
@@ -24,31 +26,36 @@ def freeze(core: Core) -> Core:
 
 
 def optimised(
-    core: Core, net: Any, how: str | None, precision: str, shape: tuple[int | None, ...], tensors: np.ndarray, log: bool
+    core: Core, net: Any, options: Options, shape: tuple[int | None, ...], tensors: np.ndarray, log: bool
 ) -> tuple[Core, dict[str, Any]]:
     """Returns the faster core and what was done: each rewrite with its difference and latency before and after.
+
+    Operations are merged for TensorFlow alone: other runtimes have kernels that gain nothing by it.
 
     Raises:
         ParityError: a rewrite changes the outputs by more than its limit.
     """
-    cores, names, model = [core], [], net.model
-    folded, strided = Folded(net.model), Strided(net.model)
-    if how is not None:
+    cores, names, precision = [core], [], options.precision
+    folded, strided, merged = Folded(net.model), Strided(net.model), Merged(net.model)
+    if options.optimize is not None:
         folded = fold(net.model)
         strided = early_strides(folded.model)
-        model = strided.model
+        merged = merge(strided.model) if options.form == "saved_model" else Merged(strided.model)
     if folded.batch_norms:
         cores.append(trace(folded.model, shape, net.names, log=log))
         names.append("fold")
     if strided.layers:
         cores.append(trace(strided.model, shape, net.names, log=log))
         names.append("strides")
+    if merged.sums or merged.paddings:
+        cores.append(trace(merged.model, shape, net.names, log=log))
+        names.append("merge")
     if precision == "bfloat16":
         from dlkit.export._reduced import bfloat16
 
-        cores.append(trace(bfloat16(model), shape, net.names, log=log))
+        cores.append(trace(bfloat16(merged.model), shape, net.names, log=log))
         names.append("bfloat16")
-    if how == "freeze":
+    if options.optimize == "freeze":
         cores.append(freeze(cores[-1]))
         names.append("freeze")
     milliseconds = latencies(tuple(cores), tensors[:1])
@@ -61,7 +68,7 @@ def optimised(
         step: dict[str, Any] = {"rewrite": name, "difference": difference, "limit": limit}
         steps.append(step | {"milliseconds_before": milliseconds[i], "milliseconds_after": milliseconds[i + 1]})
     total = {"difference": largest_difference(core, cores[-1], tensors), "steps": steps}
-    return cores[-1], folded.record() | strided.record() | total | {
+    return cores[-1], folded.record() | strided.record() | merged.record() | total | {
         "milliseconds_before": milliseconds[0],
         "milliseconds_after": milliseconds[-1],
     }

@@ -11,13 +11,14 @@ import keras
 import numpy as np
 
 from dlkit.export._fold import LINEAR, Convolution, is_batch_norm
+from dlkit.export._merge import PaddedMaxPooling
 
 _L = keras.layers
 HALVED = (*LINEAR, _L.DepthwiseConv2D, Convolution)
 # layers without arithmetic of their own, or whose rounding bfloat16 does not make worse than their input's
 PASSED = (
     *(_L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU, _L.Add, _L.Concatenate, _L.Dropout, _L.SpatialDropout2D),
-    *(_L.MaxPooling2D, _L.ZeroPadding2D, _L.Flatten, _L.Reshape, _L.Cropping2D),
+    *(_L.MaxPooling2D, _L.ZeroPadding2D, _L.Flatten, _L.Reshape, _L.Cropping2D, PaddedMaxPooling),
 )
 
 

@@ -189,7 +189,7 @@ class Export:
             from dlkit.export import _optimize
 
             core, self.rewrites = _optimize.optimised(
-                core, net, options.optimize, options.precision, self.shape, cases.tensors[: cases.batch], hidden
+                core, net, options, self.shape, cases.tensors[: cases.batch], hidden
             )
         return self._around(core)
 

@@ -16,9 +16,9 @@ import math
 from typing import Any
 
 import keras
-from keras.src.models import Functional  # keras.Model(...) of tensors makes one; it has no public name
 
-from dlkit.export._fold import Convolution, has_one_argument, is_batch_norm, nodes_of, on_last_axis
+from dlkit.export._fold import Convolution, is_batch_norm, on_last_axis
+from dlkit.export._graph import every, has_one_argument, is_functional, nodes_of, parts_of, rebuilt
 from dlkit.layers import Dropout, StochasticDepth, Swish
 from dlkit.layers._activations import Gelu
 from dlkit.models import describe
@@ -59,18 +59,16 @@ def early_strides(model: keras.Model) -> Strided:
 
     Models inside the model are rewritten too. A layer that is called twice stays as it is.
     """
-    if not isinstance(model, Functional):
+    if not is_functional(model):
         return Strided(model)
     strides, steps = _changes(model)
-    inner = {layer.name: early_strides(layer) for layer in model.layers if isinstance(layer, Functional)}
+    inner = {part.name: early_strides(part) for part in parts_of(model)}
     larger = [name for name, (old, new) in strides.items() if new > old]
     larger += [name for part in inner.values() for name in part.layers]
     if not larger:
         return Strided(model)
 
     def cloned(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if layer.name in inner:
-            return inner[layer.name].model
         config = layer.get_config()
         if layer.name in strides:
             config |= {"strides": strides[layer.name][1], "padding": "valid"}
@@ -83,14 +81,11 @@ def early_strides(model: keras.Model) -> Strided:
         if layer.name in steps:
             several = isinstance(args[0], list | tuple)
             pairs = zip(steps[layer.name], args[0] if several else args, strict=True)
-            read = [_every(step, tensor, f"{layer.name}_positions{i}") for i, (step, tensor) in enumerate(pairs)]
+            read = [every(step, tensor, f"{layer.name}_positions{i}") for i, (step, tensor) in enumerate(pairs)]
             args = (read if several else read[0],)
         return layer(*args, **kwargs)
 
-    new = keras.models.clone_model(model, clone_function=cloned, call_function=called)
-    for layer in model.layers:
-        if layer.name not in inner and layer.weights:
-            new.get_layer(layer.name).set_weights(layer.get_weights())
+    new = rebuilt(model, {name: part.model for name, part in inner.items()}, cloned, called)
     return Strided(new, tuple(larger), (describe(model).multiply_adds, describe(new).multiply_adds))
 
 
@@ -159,8 +154,3 @@ def _is_pointwise(node: Any) -> bool:
     if type(layer) is _L.PReLU:  # one slope per channel
         return set(layer.shared_axes or ()) == set(range(1, len(shape) - 1))
     return type(layer) in POINTWISE or (is_batch_norm(layer) and on_last_axis(layer, node.output_tensors[0]))
-
-
-def _every(step: int, tensor: Any, name: str) -> Any:
-    """Every `step`-th position: the maximum of one, because TensorFlow's strided slices take several times as long."""
-    return tensor if step == 1 else RANKED["MaxPooling"][len(tensor.shape) - 2](1, step, name=name)(tensor)
