@@ -105,6 +105,7 @@ def _sums(model: Any) -> dict[str, tuple[Any, Any]]:
             and len(node.input_tensors) == len(pair) == 2
             and all(_is_matrix(one.operation) for one in pair)
             and all(has_one_argument(one) for one in (node, *pair))
+            and len({one.operation.dtype_policy.name for one in (node, *pair)}) == 1
             and sum(one.input_tensors[0].shape[-1] for one in pair) < node.output_tensors[0].shape[-1]
         ):
             found[node.operation.name] = (pair[0].operation, pair[1].operation)

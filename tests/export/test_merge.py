@@ -127,6 +127,8 @@ def of_three():
 TWO = {
     "a_wider_kernel": lambda: block(lambda **kw: conv(8, 3, **kw)),
     "an_activation": lambda: block(activated),
+    "unequal_precisions": lambda: block(lambda **kw: conv(dtype="mixed_bfloat16", **kw)),
+    "a_sum_of_more_precision": lambda: block(*[lambda **kw: conv(dtype="mixed_bfloat16", **kw)] * 2),
     "groups": lambda: network(conv(2), lambda x: L.Add()([GroupedConv2D(8, 1, groups=2)(x), conv()(x)])),
     "inputs_wider_than_the_sum": lambda: block(channels_of(5), channels_of(5)),
     "another_reader": lambda: block(more=L.GlobalAveragePooling2D()),
