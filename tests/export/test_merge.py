@@ -124,6 +124,12 @@ def of_three():
     return keras.Model(inputs, L.Add()([conv()(inputs) for _ in range(3)]))
 
 
+def and_a_third():
+    x = inputs = keras.Input((9, 10, 8))
+    x = conv(2)(x)
+    return keras.Model(inputs, L.Add()([conv()(x), conv()(x), inputs]))
+
+
 TWO = {
     "a_wider_kernel": lambda: block(lambda **kw: conv(8, 3, **kw)),
     "an_activation": lambda: block(activated),
@@ -138,6 +144,7 @@ TWO = {
     "a_layer_called_by_name": by_keyword,
     "one_map_twice": of_one,
     "three": of_three,
+    "two_and_an_input": and_a_third,
     "a_product": lambda: block(add=L.Multiply()),
     "unequal_steps": lambda: block(of_stride((1, 2)), of_stride((1, 2))),
     "an_identity": lambda: network(conv(2), conv(8), lambda x: L.Add()([x, conv()(conv(2)(x))])),
