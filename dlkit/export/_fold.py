@@ -68,7 +68,7 @@ def fold(model: keras.Model) -> Folded:
     def weights(layer: keras.layers.Layer) -> list[np.ndarray]:
         return _folded(layer, merged[layer.name]) if layer.name in merged else layer.get_weights()
 
-    new = rebuilt(model, {name: part.model for name, part in inner.items()}, cloned, called, weights)
+    new = rebuilt(model, inner, cloned, called, weights)
     kept = [layer.name for layer in model.layers if is_batch_norm(layer) and layer.name not in skipped]
     kept += [name for part in inner.values() for name in part.kept]
     return Folded(new, len(pairs) + sum(part.batch_norms for part in inner.values()), tuple(kept))

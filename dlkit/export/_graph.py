@@ -36,17 +36,18 @@ def once(model: Any) -> tuple[list[Any], dict[int, Any]]:
 
     The model reads what it gives: such a tensor, read by a layer too, is read twice.
     """
-    calls = collections.Counter(id(node.operation) for node in nodes_of(model))
-    nodes = [node for node in nodes_of(model) if calls[id(node.operation)] == 1 and node.input_tensors]
-    readers = collections.Counter(id(tensor) for node in nodes_of(model) for tensor in node.input_tensors)
+    nodes = nodes_of(model)
+    calls = collections.Counter(id(node.operation) for node in nodes)
+    readers = collections.Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
     readers.update(id(tensor) for tensor in model.outputs)
-    made = {id(node.output_tensors[0]): node for node in nodes}
-    return nodes, {tensor: node for tensor, node in made.items() if readers[tensor] == 1}
+    single = [node for node in nodes if calls[id(node.operation)] == 1 and node.input_tensors]
+    made = {id(node.output_tensors[0]): node for node in single}
+    return single, {tensor: node for tensor, node in made.items() if readers[tensor] == 1}
 
 
 def rebuilt(
     model: Any,
-    parts: dict[str, keras.Model],
+    parts: dict[str, Any],
     cloned: Callable[[Any], Any],
     called: Callable[..., Any],
     weights: Callable[[Any], list[Any]] = lambda layer: layer.get_weights(),
@@ -54,14 +55,16 @@ def rebuilt(
     """Returns a copy of the functional `model` with other layers.
 
     Args:
-        parts: what takes the place of models inside the model, by name.
+        parts: the same rewrite of each model inside the model, by name; its `model` takes that place.
         cloned: gives a new layer, of the same name, for each other layer.
         called: gives what comes out of a new layer: `layer(*args)`, or something else.
         weights: gives the new layer's weights for the old layer of its name.
     """
-    new = keras.models.clone_model(
-        model, clone_function=lambda layer: parts.get(layer.name) or cloned(layer), call_function=called
-    )
+
+    def clone(layer: Any) -> Any:
+        return parts[layer.name].model if layer.name in parts else cloned(layer)
+
+    new = keras.models.clone_model(model, clone_function=clone, call_function=called)
     for layer in new.layers:
         if layer.name not in parts and layer.weights:
             layer.set_weights(weights(model.get_layer(layer.name)))

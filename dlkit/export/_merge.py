@@ -59,13 +59,12 @@ def merge(model: keras.Model) -> Merged:
     """Returns the functional `model`, and the models inside it, with one operation for two."""
     if not is_functional(model):
         return Merged(model)
-    sums, pools = _sums(model), _paddings(model)
+    nodes, alone = once(model)
+    sums, pools = _sums(nodes, alone), _paddings(nodes, alone)
     inner = {part.name: merge(part) for part in parts_of(model)}
-    found = [
-        (*names, *(name for part in inner.values() for name in getattr(part, kind)))
-        for kind, names in (("sums", sums), ("paddings", pools))
-    ]
-    if not any(found):
+    all_sums = (*sums, *(name for part in inner.values() for name in part.sums))
+    all_paddings = (*pools, *(name for part in inner.values() for name in part.paddings))
+    if not all_sums and not all_paddings:
         return Merged(model)
     strides = {layer.name: layer.strides[0] for pair in sums.values() for layer in pair}
     skipped = {padding.name for padding in pools.values()}
@@ -90,13 +89,12 @@ def merge(model: keras.Model) -> Merged:
     def weights(layer: keras.layers.Layer) -> list[np.ndarray]:
         return _added(*sums[layer.name]) if layer.name in sums else layer.get_weights()
 
-    new = rebuilt(model, {name: part.model for name, part in inner.items()}, cloned, called, weights)
-    return Merged(new, *found)
+    new = rebuilt(model, inner, cloned, called, weights)
+    return Merged(new, all_sums, all_paddings)
 
 
-def _sums(model: Any) -> dict[str, tuple[Any, Any]]:
+def _sums(nodes: list[Any], alone: dict[int, Any]) -> dict[str, tuple[Any, Any]]:
     """The two convolutions of each sum that can become one, by the name of the sum."""
-    nodes, alone = once(model)
     found = {}
     for node in nodes:
         pair = [alone[id(tensor)] for tensor in node.input_tensors if id(tensor) in alone]
@@ -131,9 +129,8 @@ def _added(*pair: Any) -> list[np.ndarray]:
     return [np.concatenate(kernels, axis=2), np.broadcast_to(biases[0] + biases[1], pair[0].filters)]
 
 
-def _paddings(model: Any) -> dict[str, Any]:
+def _paddings(nodes: list[Any], alone: dict[int, Any]) -> dict[str, Any]:
     """The padding that each pooling can do without, by the name of the pooling."""
-    nodes, alone = once(model)
     found = {}
     for node in nodes:
         padded = alone.get(id(node.input_tensors[0]))
@@ -150,14 +147,12 @@ def _paddings(model: Any) -> dict[str, Any]:
 
 def _is_lowest(padded: Any) -> bool:
     """Tells whether what the call puts around a map is never more than what is in the windows there."""
-    if type(padded.operation) is EdgePadding:
-        return True
+    if type(padded.operation) is not _L.ZeroPadding2D:
+        return type(padded.operation) is EdgePadding
     layer = padded.input_tensors[0]._keras_history.operation
     if type(layer) is _L.ReLU:
-        positive = not layer.negative_slope
-    else:
-        positive = type(layer) in (_L.Activation, _L.Conv2D, Convolution) and layer.activation in (_A.relu, _A.relu6)
-    return type(padded.operation) is _L.ZeroPadding2D and positive
+        return not layer.negative_slope
+    return type(layer) in (_L.Activation, _L.Conv2D, Convolution) and layer.activation in (_A.relu, _A.relu6)
 
 
 def _can_pad(pool: Any, padding: Any) -> bool:

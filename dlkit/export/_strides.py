@@ -85,7 +85,7 @@ def early_strides(model: keras.Model) -> Strided:
             args = (read if several else read[0],)
         return layer(*args, **kwargs)
 
-    new = rebuilt(model, {name: part.model for name, part in inner.items()}, cloned, called)
+    new = rebuilt(model, inner, cloned, called)
     return Strided(new, tuple(larger), (describe(model).multiply_adds, describe(new).multiply_adds))
 
 
