@@ -54,7 +54,7 @@ ENVIRONMENTS = {
     "weights assumed frozen": (FROZEN, HELD_AS_VARIABLES),
     "the caller's thread works": (CALLER, ("model.export()", "keras.applications", "dlkit freeze")),
     "both": (FROZEN | CALLER, HELD_AS_VARIABLES),
-    "one thread for each operation": (ALONE, ("model.export()", "dlkit fold", "dlkit freeze")),
+    "one thread for each operation": (ALONE, ("model.export()", "dlkit fold", "dlkit freeze", "ONNX Runtime")),
 }
 KERAS_ONNX = "ONNX Runtime, Keras' file"
 SQUARE = 4096  # rows and columns of the matrices whose product shows the machine's rate
@@ -157,7 +157,7 @@ def loaded(path, keras=True):
         spec = importlib.util.spec_from_file_location("runtimes", RUNTIMES)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        runtime = module.Runtime(found, path, threads=os.cpu_count())
+        runtime = module.Runtime(found, path, threads=int(os.environ.get("TF_NUM_INTRAOP_THREADS", os.cpu_count())))
         logits = "logits" if "logits" in runtime.outputs else next(iter(runtime.outputs))  # Keras' file has one output
         return lambda x: runtime(x)[logits]
     if not keras:
@@ -194,8 +194,28 @@ def measure(path, side, started, keras):
     print(json.dumps(figures))
 
 
-def matrix_product():
-    """Prints the operations per second of a product of two large float32 matrices; runs in a process of its own."""
+def round_trip():
+    """Returns the median seconds in which one byte goes to another process, waiting in `read`, and comes back."""
+    (question, ask), (reply, answer) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        while os.read(question, 1) == b"?":
+            os.write(answer, b"!")
+        os._exit(0)
+    times = []
+    for _ in range(2000):
+        before = time.perf_counter()
+        os.write(ask, b"?")
+        os.read(reply, 1)
+        times.append(time.perf_counter() - before)
+    os.write(ask, b".")
+    os.waitpid(child, 0)
+    return statistics.median(times)
+
+
+def machine():
+    """Prints a round trip and the operations per second of a product of two large matrices; runs in a process alone."""
+    there_and_back = round_trip()  # before TensorFlow has threads
     sys.modules["keras"] = None
     import tensorflow as tf
 
@@ -206,7 +226,7 @@ def matrix_product():
         before = time.perf_counter()
         product().numpy()
         times.append(time.perf_counter() - before)
-    print(json.dumps(2 * SQUARE**3 / statistics.median(times[1:])))
+    print(json.dumps([2 * SQUARE**3 / statistics.median(times[1:]), there_and_back]))
 
 
 def in_process(path, side, *more, environment=None):
@@ -224,7 +244,7 @@ def asked(*options, **environment):
 
 
 def timed(folder, side, rounds):
-    """Returns the table with the medians of `rounds` interleaved rounds, and the machine's rate."""
+    """Returns the table with the medians of `rounds` interleaved rounds, the machine's rate and its round trip."""
     table = json.loads((folder / "table.json").read_text())
     ways = {peer: (peer, {}) for peer in table} | {
         f"{peer}, {words}": (peer, environment)
@@ -233,9 +253,9 @@ def timed(folder, side, rounds):
         if peer in table
     }
     found = {name: [] for name in ways}
-    rates = []
+    machines = []
     for _ in range(rounds):
-        rates.append(asked("--rate"))
+        machines.append(asked("--rate"))
         for name, (peer, environment) in ways.items():
             export = folder / peer / "export"
             found[name].append(in_process(export, side, environment=environment))
@@ -246,10 +266,11 @@ def timed(folder, side, rounds):
         name: table[peer] | {key: statistics.median(row[key] for row in found[name]) for key in found[name][0]}
         for name, (peer, _) in ways.items()
     }
-    return rows, statistics.median(rates)
+    rate, there_and_back = map(statistics.median, zip(*machines, strict=True))
+    return rows, rate, there_and_back
 
 
-def show(table, rate):
+def show(table, rate, there_and_back):
     bases = [peer for peer in ("model.export()", "keras.applications") if peer in table]
     print(
         f"{'':44} export s    MB  first s  (Keras)   1, 16, 32 rows, ms   memory MB  of the rate     times "
@@ -266,6 +287,7 @@ def show(table, rate):
         )
     counts = ", ".join(f"{2 * n / 1e9:.2f}" for n in sorted({row["multiply_adds"] for row in table.values()}))
     print(f"the rate: {rate / 1e9:.0f} billion operations a second; one row takes {counts} billion")
+    print(f"a round trip between two processes: {1e6 * there_and_back:.0f} us")
 
 
 def accuracy(run, data, count):
@@ -319,7 +341,7 @@ def main():
         measure(given.measure, given.side, given.started, given.keras)
         return
     if given.rate:
-        matrix_product()
+        machine()
         return
     if given.run:
         keep(f"accuracy of {Path(given.run).name}", {"table": accuracy(given.run, given.data, given.images)})
@@ -329,9 +351,10 @@ def main():
         if given.stage != "measure":
             write(folder, given.model, given.side, given.classes, given.forms)
         if given.stage != "write":
-            table, found = timed(folder, given.side, given.rounds)
-            show(table, found)
-            keep(given.model, {"rounds": given.rounds, "matmul_per_s": found, "table": table})
+            table, rate, there_and_back = timed(folder, given.side, given.rounds)
+            show(table, rate, there_and_back)
+            found = {"rounds": given.rounds, "matmul_per_s": rate, "round_trip_s": there_and_back, "table": table}
+            keep(given.model, found)
     finally:
         if given.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
