@@ -11,6 +11,7 @@ TensorFlow without Keras (no export needs it); "with Keras" is the same where it
 does where Keras is installed. Memory is the peak resident size of the process after batch 1. "of the rate" is the
 arithmetic of the export (two operations for each multiply-add) in one second, as a share of what TensorFlow's product
 of two float32 matrices of 4,096 x 4,096 reaches on the same threads: what no convolution in float32 exceeds by much.
+"round trip" is the time that one byte takes to a process that waits for it and back: two wake-ups of a sleeping thread.
 
 Peers: `model.export()` is Keras' export of the same network; `keras.applications` that of the network of the same name
 with Keras' own layers, left out where there is none. "ONNX Runtime, Keras' file" is Keras' own ONNX export of the last
