@@ -256,7 +256,7 @@ def timed(folder, side, rounds):
     found = {name: [] for name in ways}
     machines = []
     for _ in range(rounds):
-        machines.append(asked("--rate"))
+        machines.append(asked("--machine"))
         for name, (peer, environment) in ways.items():
             export = folder / peer / "export"
             found[name].append(in_process(export, side, environment=environment))
@@ -334,14 +334,14 @@ def main():
     parser.add_argument("--data", help="a folder with train/ and test/, one subfolder per class")
     parser.add_argument("--images", type=int, default=0, help="of test/, 0 takes all")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    parser.add_argument("--rate", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--machine", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--keras", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         measure(given.measure, given.side, given.started, given.keras)
         return
-    if given.rate:
+    if given.machine:
         machine()
         return
     if given.run:
